@@ -1,0 +1,38 @@
+PYTHON ?= python3
+TORCH  ?= torch==2.13.0
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lib readme docs bench clean
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+setup: $(STAMP)  ## make .venv and install everything (done by the other targets when needed)
+$(STAMP): setup.py settings.ini Makefile
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -qq --disable-pip-version-check '$(TORCH)'
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## the main job: compare the networks on real handwritten digits (under 5 minutes on two cores)
+	$(BIN)/deq-irnn study
+
+test: $(STAMP)  ## every test: notebooks, library, command line
+	env -u IN_TEST $(BIN)/python -m pytest -q tests
+
+lib: $(STAMP)  ## after editing a notebook: export the library, clean the notebooks, regenerate README.md
+	cd nbs && env -u IN_TEST ../$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+	$(MAKE) readme
+
+readme: $(STAMP)  ## README.md from nbs/index.ipynb
+	$(BIN)/python docs/readme.py
+
+bench: $(STAMP)  ## side by side with peers; writes results/*.json
+	for b in benchmarks/[a-z]*.py; do $(BIN)/python $$b || exit 1; done
+
+clean:  ## remove what the other targets built
+	rm -rf $(VENV) _proc _docs *.egg-info

@@ -1,0 +1,6 @@
+__version__ = "0.1.0"
+
+from .fixed_point import *
+from .solvers import *
+from .implicit import *
+from .deq import *
