@@ -41,7 +41,7 @@ def rebuild(like, new):
     items = [rebuild(v, new) for v in like]
     return type(like)(*items) if hasattr(like, '_fields') else type(like)(items)
 
-# %% ../nbs/00_fixed_point.ipynb #9c8460a1
+# %% ../nbs/00_fixed_point.ipynb #0871a8fe
 class Packing:
     """How the nested state `z` (each tensor with the batch first) is laid out as one matrix of shape (B, N).
 
@@ -67,6 +67,16 @@ class Packing:
         if len(self.sizes) == 1: return rebuild(self.like, iter([m.reshape(m.shape[0], *self.shapes[0][1:])]))
         parts = zip(m.split(self.sizes, 1), self.shapes, self.dtypes)
         return rebuild(self.like, (p.reshape(p.shape[0], *s[1:]).to(d) for p, s, d in parts))
+
+    def flatten(self, f):
+        "`f(z, *args)` on nests as a function `g(m, args)` on matrices (B, N), in the dtype of `m`."
+        if isinstance(self.like, Tensor) and self.like.dim() == 2:  # nothing to pack
+            def g(m, args):
+                fz = f(m, *args)
+                return fz if isinstance(fz, Tensor) and fz.shape == m.shape and fz.dtype == m.dtype else self.flat(fz).to(m.dtype)
+        else:
+            def g(m, args): return self.flat(f(self.nest(m), *args)).to(m.dtype)
+        return g
 
 # %% ../nbs/00_fixed_point.ipynb #6fb042b8
 class Status(IntEnum):

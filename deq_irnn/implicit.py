@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Implicit', 'fixed_point']
 
-# %% ../nbs/02_implicit.ipynb #b5d18dbe
+# %% ../nbs/02_implicit.ipynb #7f270bb3
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 from .fixed_point import Packing
-from .solvers import Anderson, solve, _check_solve
+from .solvers import Anderson, keep_autocast, solve, _check_solve
 
 # %% ../nbs/02_implicit.ipynb #1a29c664
 def _map(fn, x):
@@ -123,7 +123,7 @@ class Implicit:
         call = _Call(f, point, value, inputs, own, self)
         return _Equilibrium.apply(z, value, call, *[t.view_as(t) for t in inputs]), sol
 
-# %% ../nbs/02_implicit.ipynb #214bf345
+# %% ../nbs/02_implicit.ipynb #d37928cd
 def fixed_point(f, z0, *, args=(), solver=Anderson(), gradient=Implicit(), tol=1e-5, atol=0., max_iter=100, on_failure='warn',
                 return_solution=False, what='fixed_point'):
     """The equilibrium z = f(z, *args), differentiable in `args` and in everything `f` closes over, to any order.
@@ -133,11 +133,11 @@ def fixed_point(f, z0, *, args=(), solver=Anderson(), gradient=Implicit(), tol=1
     Raises as `solve` does."""
     if not callable(getattr(gradient, 'attach', None)) or isinstance(gradient, type):
         raise TypeError(f'gradient must be a gradient rule such as Implicit(); got {gradient!r}')
-    packing, args = Packing(z0), tuple(args)
+    packing, args, f = Packing(z0), tuple(args), keep_autocast(f)
     options = dict(solver=solver, tol=tol, max_iter=max_iter, on_failure=on_failure)
-    def flat_f(m): return packing.flat(f(packing.nest(m), *args)).to(m.dtype)
+    flat_f = packing.flatten(f)
     def forward():
         sol = solve(f, z0, args=args, atol=atol, what=what, **options)
         return sol, packing.flat(sol.z)
-    z, sol = gradient.attach(flat_f, forward, options)
+    z, sol = gradient.attach(lambda m: flat_f(m, args), forward, options)
     return (packing.nest(z), sol) if return_solution else packing.nest(z)

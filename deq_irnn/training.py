@@ -194,7 +194,7 @@ def append_row(path):
         with open(path, 'a', encoding='utf-8') as f: f.write(json.dumps(history[-1]) + '\n'); f.flush(); os.fsync(f.fileno())
     return callback
 
-# %% ../nbs/12_training.ipynb #5e642cda
+# %% ../nbs/12_training.ipynb #4d2e5e28
 class _Lines:
     "What we show in place of tqdm where it is not installed: a line per epoch."
     def __init__(self, desc='', **_): self.desc = desc
@@ -207,7 +207,7 @@ def _progress_bar(show, total, done):
     if not show: return None
     try: from tqdm import tqdm
     except ImportError: tqdm = _Lines
-    return tqdm(total=total, initial=done, desc=show if isinstance(show, str) else 'fit', unit='step', dynamic_ncols=True, leave=False)
+    return tqdm(total=total, initial=done, desc=show if isinstance(show, str) else 'fit', unit='step', dynamic_ncols=True, leave=False, mininterval=.5)
 
 # %% ../nbs/12_training.ipynb #7163294a
 class _Run:
