@@ -31,8 +31,11 @@ lib: $(STAMP)  ## after editing a notebook: export the library, clean the notebo
 readme: $(STAMP)  ## README.md from nbs/index.ipynb
 	$(BIN)/python docs/readme.py
 
+docs: $(STAMP)  ## build the documentation site in _docs/
+	$(BIN)/python docs/build.py
+
 bench: $(STAMP)  ## side by side with peers; writes results/*.json
 	for b in benchmarks/[a-z]*.py; do $(BIN)/python $$b || exit 1; done
 
 clean:  ## remove what the other targets built
-	rm -rf $(VENV) _proc _docs *.egg-info
+	rm -rf $(VENV) _proc _docs _docs.work *.egg-info

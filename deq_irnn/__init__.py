@@ -4,3 +4,6 @@ from .fixed_point import *
 from .solvers import *
 from .implicit import *
 from .deq import *
+from .scan import *
+from .irnn import *
+from .root_irnn import *

@@ -1,0 +1,135 @@
+"""The documentation site. `python docs/build.py` makes _docs: by nbdev_docs where Quarto is on the PATH, else by Sphinx; `python docs/build.py FOLDER` by Sphinx always.
+
+Sphinx needs no network and no other program. The notebooks under nbs/ become Sphinx pages here: hidden cells go, exported cells stay
+(in a literate course the code is part of the text), equations get numbers, names and chapters get links, and what the chapter exports is listed at its end."""
+import dataclasses, importlib, inspect, re, shutil, subprocess, sys
+from pathlib import Path
+import nbformat, yaml
+from nbformat.v4 import new_markdown_cell
+
+ROOT = Path(__file__).resolve().parents[1]
+# what the adapter changes has a name; what it must leave alone (code, headings, formulas, links) has none
+TOKEN = re.compile(r'''^```.*?^```|<!--.*?-->
+    |^\#+[ ][^\n]*
+    |^(?P<indent>[ ]*)\$\$(?P<tex>[^$]+)\$\$[ ]*\{\#(?P<label>eq-[\w-]+)\}
+    |\$\$[^$]+\$\$|\$[^$`]+\$
+    |\[[^\]]*\]\([^)]*\)|<[^>\n]+>
+    |`(?P<name>[A-Za-z_][\w.]*)`
+    |``[^\n]+?``|`[^`]+`
+    |(?P<start>(?:\A|(?<=\.\ )|(?<=\n\n)))?@(?P<ref>eq-[\w-]+)
+    |\b(?P<word>[Cc]hapter)[ ](?P<chapter>\d\d)\b
+    |^(?P<colons>:::+)[ ]*\{\.callout-(?P<kind>\w+)[^}]*\}(?:\n+\#+[ ](?P<title>[^\n]*))?''', re.X | re.M | re.S)
+
+class Site:
+    "The pages in the sidebar's order, and what they can refer to: names, chapters and equations."
+    def __init__(self, nbs):
+        self.nbs = Path(nbs)
+        self.contents = yaml.safe_load((self.nbs/'sidebar.yml').read_text())['website']['sidebar']['contents']
+        self.pages = {Path(f).stem: nbformat.read(self.nbs/f, as_version=4) for f in files(self.contents)}
+        self.chapters = {p[:2]: p for p in self.pages if p[:2].isdigit()}
+        self.modules = {p: m for p, nb in self.pages.items() if (m := module(nb))}
+        self.names = {n: m.__name__ for m in self.modules.values() for n in m.__all__}
+        self.equations = {(p, m['label']): f'{int(p[:2])}.{i}' if p in self.chapters.values() else str(i) for p, nb in self.pages.items() for i, m in enumerate(
+            (m for c in nb.cells if c.cell_type == 'markdown' for m in TOKEN.finditer(c.source) if m['label']), 1)}
+
+    def equation(self, page, label):
+        "The page that defines `label`, this one if it does."
+        found = [p for p, l in self.equations if l == label]
+        if page not in found and len(found) != 1: raise SystemExit(f'{page}: @{label} is defined by {found or "no page"}')
+        return page if page in found else found[0]
+
+    def prose(self, page, text):
+        "MyST markdown from a notebook's: numbered equations, references, links to names and chapters, callouts."
+        def new(m):
+            if m['label']: return f'{m["indent"]}({m["label"]}-{key(page)})=\n{m["indent"]}$${m["tex"].rstrip()} \\tag{{{self.equations[page, m["label"]]}}} $$'
+            if m['ref']:
+                home = self.equation(page, m['ref'])
+                return f'{{ref}}`{"equation" if m["start"] is None else "Equation"} ({self.equations[home, m["ref"]]}) <{m["ref"]}-{key(home)}>`'
+            if m['name'] in self.names: return f'{{py:obj}}`{m["name"]} <{self.names[m["name"]]}.{m["name"]}>`'
+            if m['chapter'] in self.chapters: return f'{{doc}}`{m["word"]} {m["chapter"]} <{self.chapters[m["chapter"]]}>`'
+            if m['kind']: return f'{m["colons"]}{{admonition}} {m["title"] or m["kind"].title()}\n:class: {m["kind"]}\n'
+            return m[0]
+        return TOKEN.sub(new, text)
+
+    def page(self, page):
+        "The notebook of `page` as Sphinx is to show it."
+        nb, cells = self.pages[page], []
+        for c in nb.cells:
+            directives = re.findall(r'^#\|\s*(\w+)(?::?\s*(\w+))?', c.source, re.M) if c.cell_type == 'code' else []
+            if any(d in ('hide', 'default_exp') or (d, v) == ('include', 'false') for d, v in directives): continue
+            if c.cell_type == 'markdown': c.source = self.prose(page, c.source)
+            else: c.source = re.sub(r'^#\|.*\n?', '', c.source, flags=re.M).strip()
+            c.metadata = dict(tags=['exported']*any(d.startswith('export') for d, _ in directives) + ['remove-input']*(('echo', 'false') in directives))
+            if c.source: cells.append(c)
+        title, _, rest = cells[0].source.partition('\n')
+        number = f'{page[:2]} · ' if page in self.chapters.values() else ''
+        cells[0].source = f'# {number}{title.lstrip("# ")}\n' + re.sub(r'^> ', '{.lead}\n', rest.lstrip('\n'), count=1)
+        if page in self.modules: cells.append(new_markdown_cell(self.api(page)))
+        if page == 'index': cells.append(new_markdown_cell('\n'.join(toctrees(self.contents))))
+        nb.cells, nb.metadata = cells, dict(language_info=dict(name='python', pygments_lexer='python3'))
+        for i, c in enumerate(nb.cells): c.id = f'cell-{i}'
+        return nbformat.writes(nb)
+
+    def api(self, page):
+        "Signature and docstring of every public name of the page's module."
+        mod = self.modules[page]
+        return '\n'.join([f'## API: `{mod.__name__}`', *(line for n in mod.__all__ for line in self.entry(page, n, getattr(mod, n)))])
+
+    def entry(self, page, name, obj, kind=None):
+        "The lines of one entry, its public methods inside."
+        kind = kind or ('class' if inspect.isclass(obj) else 'function' if inspect.isroutine(obj) else 'data')
+        inner = [l for n, m in vars(obj).items() if inspect.isfunction(m) and m.__doc__ and n[0] != '_' for l in self.entry(page, n, m, 'method')] if kind == 'class' else []
+        doc = '' if kind == 'data' else inspect.cleandoc(own_doc(obj))
+        fence, prose = ':::' if kind == 'method' else '::::', self.prose(page, re.sub(r'(`[^`]*`)|([*_])', lambda m: m[1] or '\\' + m[2], doc))
+        return [f'{fence}{{py:{kind}}} {name}{"" if kind == "data" else signature(obj)}', *[f':module: {self.modules[page].__name__}']*(kind != 'method'),
+                *[f':value: {obj!r}']*(kind == 'data' and len(repr(obj)) < 90 and ' at 0x' not in repr(obj)), '', prose, *inner, fence, '']
+
+def key(page): return page[:2] if page[:2].isdigit() else page
+
+def files(contents): return [f for item in contents for f in ([item] if isinstance(item, str) else files(item['contents']))]
+
+def module(nb):
+    "The module that a notebook exports, imported."
+    name = re.search(r'^#\| default_exp (\S+)', '\n'.join(c.source for c in nb.cells), re.M)
+    return name and importlib.import_module(f'deq_irnn.{name[1]}')
+
+def toctrees(contents):
+    "The sidebar as hidden toctrees: one for the pages on their own, one with a caption for each section."
+    alone, sections = [c for c in contents if isinstance(c, str) and c != 'index.ipynb'], [c for c in contents if not isinstance(c, str)]
+    for caption, pages in [('', alone)]*bool(alone) + [(s['section'], files(s['contents'])) for s in sections]:
+        yield '\n'.join(['```{toctree}', ':hidden:', *[f':caption: {caption}']*bool(caption), '', *(Path(p).stem for p in pages), '```', ''])
+
+def own_doc(obj):
+    "The docstring, unless it is inherited or one that dataclass wrote."
+    doc = vars(obj).get('__doc__') if inspect.isclass(obj) else obj.__doc__
+    return '' if not doc or doc.startswith(f'{obj.__name__}(') else doc
+
+class Shown(str):
+    "A default as the source would have it."
+    def __repr__(self): return str(self)
+
+def signature(obj):
+    "The arguments as written: `solver=Anderson()`, `nonlinearity=tanh`, no self."
+    def shown(v): return v if v is inspect._empty else Shown(f'{type(v).__name__}()' if dataclasses.is_dataclass(v) else getattr(v, '__name__', repr(v)))
+    try: sig = inspect.signature(obj)
+    except ValueError: return '()'
+    parameters = [p.replace(default=shown(p.default)) for p in sig.parameters.values() if p.name != 'self']
+    return str(sig.replace(parameters=parameters, return_annotation=inspect._empty))
+
+def build(out, work, nbs=ROOT/'nbs'):
+    "The site in folder `out`, by Sphinx; `work` keeps what a second build need not do again. Any warning is an error: returns Sphinx's exit status."
+    from sphinx.cmd.build import main
+    site, pages = Site(nbs), Path(work)/'pages'
+    pages.mkdir(parents=True, exist_ok=True)
+    for old in pages.glob('*.ipynb'):
+        if old.stem not in site.pages: old.unlink()
+    for page in site.pages:
+        file, text = pages/f'{page}.ipynb', site.page(page)
+        if not file.exists() or file.read_text() != text: file.write_text(text)
+    if (site.nbs/'images').exists(): shutil.copytree(site.nbs/'images', pages/'images', dirs_exist_ok=True)
+    return main(['-qW', '-b', 'html', '-c', str(ROOT/'docs'), '-d', f'{work}/doctrees', str(pages), str(out)])
+
+if __name__ == '__main__':
+    folder = sys.argv[1:]
+    if shutil.which('quarto') and not folder: sys.exit(subprocess.run([Path(sys.executable).parent/'nbdev_docs'], cwd=ROOT).returncode)
+    sys.exit(build(folder[0], f'{folder[0]}.work') if folder else build(ROOT/'_docs', ROOT/'_proc'))
