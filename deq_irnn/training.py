@@ -194,7 +194,7 @@ def append_row(path):
         with open(path, 'a', encoding='utf-8') as f: f.write(json.dumps(history[-1]) + '\n'); f.flush(); os.fsync(f.fileno())
     return callback
 
-# %% ../nbs/12_training.ipynb #4d2e5e28
+# %% ../nbs/12_training.ipynb #e5a57e68
 class _Lines:
     "What we show in place of tqdm where it is not installed: a line per epoch."
     def __init__(self, desc='', **_): self.desc = desc
@@ -202,12 +202,12 @@ class _Lines:
     def set_postfix_str(self, text, refresh=True): print(f'{self.desc} {text}', file=sys.stderr)
     def close(self): pass
 
-def _progress_bar(show, total, done):
-    "A progress bar over training steps; `show` may be its label."
+def _progress_bar(show, total, done, unit='step'):
+    "A progress bar; `show` may be its label."
     if not show: return None
     try: from tqdm import tqdm
     except ImportError: tqdm = _Lines
-    return tqdm(total=total, initial=done, desc=show if isinstance(show, str) else 'fit', unit='step', dynamic_ncols=True, leave=False, mininterval=.5)
+    return tqdm(total=total, initial=done, desc=show if isinstance(show, str) else 'fit', unit=unit, dynamic_ncols=True, leave=False, mininterval=.5)
 
 # %% ../nbs/12_training.ipynb #7163294a
 class _Run:
