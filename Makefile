@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lib readme docs bench clean
+.PHONY: help setup demo test lib readme docs rerun bench clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -33,6 +33,9 @@ readme: $(STAMP)  ## README.md from nbs/index.ipynb
 
 docs: $(STAMP)  ## build the documentation site in _docs/
 	$(BIN)/python docs/build.py
+
+rerun: $(STAMP)  ## run every notebook from a clean kernel and compare its outputs with the committed ones
+	$(BIN)/python docs/rerun.py
 
 bench: $(STAMP)  ## side by side with peers; writes results/*.json
 	for b in benchmarks/[a-z]*.py; do $(BIN)/python $$b || exit 1; done
