@@ -3,7 +3,9 @@ __version__ = "0.1.0"
 from .fixed_point import *
 from .solvers import *
 from .implicit import *
+from .wellposed import *
 from .deq import *
 from .scan import *
 from .irnn import *
 from .root_irnn import *
+from .equilibrium_rnn import *

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Implicit', 'fixed_point', 'Neumann', 'Phantom', 'Unrolled', 'Reversible']
 
-# %% ../nbs/02_implicit.ipynb #f0e1d54a
-from dataclasses import dataclass
+# %% ../nbs/02_implicit.ipynb #e5234314
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 from .fixed_point import Packing, Solution, check_number, check_positive, relative_residual, report
-from .solvers import Anderson, Picard, keep_autocast, solve, _check_solve
+from .solvers import Anderson, Picard, keep_autocast, solve, _check_solve, _eager
 
 # %% ../nbs/02_implicit.ipynb #1a29c664
 def _map(fn, x):
@@ -71,7 +71,7 @@ class _Equilibrium(torch.autograd.Function):
         if torch.is_grad_enabled(): return None, None, None, *ctx.call.differentiable(z, g, inputs)
         return None, ctx.call.adjoint(g), None, *[None]*len(inputs)
 
-# %% ../nbs/02_implicit.ipynb #68d49e64
+# %% ../nbs/02_implicit.ipynb #925e8d0f
 @dataclass
 class _Call:
     "What the backward pass of one equilibrium needs: `f` on matrices, the point, f's value there with its graph, what f closes over, and the rule."
@@ -80,8 +80,8 @@ class _Call:
     def adjoint(self, g, value=None, point=None):
         "u = g + Jᵀu, (B, N), from the graph of `value` = f(point)."
         value, point = (self.value, self.point) if value is None else (value, point)
-        def f(u): return g + torch.autograd.grad(value, point, u, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
-        return self.rule.find(f, g.detach(), self.options)
+        def pull(u): return torch.autograd.grad(value, point, u, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
+        return self.rule.find(lambda u, g: g + pull(u), g.detach(), self.options)
 
     def differentiable(self, z, g, inputs):
         "The gradient for each of `inputs`, with a graph in z, g and inputs."
@@ -97,30 +97,142 @@ class _Call:
         u = self.rule.trace(adjoint, g, lambda: self.adjoint(g.detach(), value, z), self.options)
         return torch.autograd.grad(value, views, u, create_graph=True, allow_unused=True)
 
-# %% ../nbs/02_implicit.ipynb #628f31d0
+# %% ../nbs/02_implicit.ipynb #391a751e
+class _Tape(TorchFunctionMode):
+    "Records operations, those on `point` and on tensors from outside, so that they can be played again on other tensors."
+    def __init__(self, point): super().__init__(); self.made, self.outside, self.calls = {id(point): point}, {}, []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        def enters(t):
+            if id(t) not in self.made: self.outside[id(t)] = t
+        _map(enters, (args, kwargs))
+        out = func(*args, **(kwargs or {}))
+        _map(lambda t: self.made.__setitem__(id(t), t), out)
+        self.calls.append((func, args, kwargs or {}, out))
+        return out
+
+    def play(self, out, new):
+        "`out` computed anew, with the tensors of the table `new` (from id to tensor) in place of those recorded."
+        def swap(t): return new.get(id(t), t)
+        def keep(old, t):
+            if isinstance(old, torch.Tensor): new[id(old)] = t
+            elif isinstance(old, (tuple, list)): [keep(*pair) for pair in zip(old, t)]
+            elif isinstance(old, dict): [keep(old[k], t[k]) for k in old]
+        for func, args, kwargs, old in self.calls: keep(old, func(*_map(swap, args), **_map(swap, kwargs)))
+        return swap(out)
+
+# %% ../nbs/02_implicit.ipynb #1baef2e5
+def _transformed(): return torch._C._are_functorch_transforms_active()
+
+def _closed(f, z0):
+    "`f` as a function F(z, *inputs) that closes over nothing which is transformed or wants a gradient, and these inputs."
+    point, nested = z0.clone(), torch._C._len_torch_function_stack() > 0     # inside another tape: any tensor may depend on its state
+    def record():
+        with _Tape(point) as tape: return tape, f(point)
+    (tape, out), (again, _) = record(), record()
+    if tape.outside.keys() != again.outside.keys(): raise RuntimeError('torch.func needs an f made of ordinary torch operations; here a tensor came '
+        'out of nowhere (a custom autograd.Function?), or the closure changed')
+    inputs = [t for t in tape.outside.values() if nested or t.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(t)]
+    def F(z, *new): return tape.play(out, {id(point): z} | {id(t): n for t, n in zip(inputs, new)})
+    return keep_autocast(F), inputs
+
+# %% ../nbs/02_implicit.ipynb #ac2fcbc7
+@dataclass(frozen=True)
+class _Solve:
+    "The equilibrium of `f(z, *inputs)` as a function of (start, *inputs), with derivatives by `rule`; the first solution is appended to `seen`."
+    f: Any; rule: Any; options: dict; seen: list = field(default_factory=list)
+
+    def __call__(self, start, *inputs):
+        if has_torch_function((start, *inputs)): return handle_torch_function(self, (start, *inputs), start, *inputs)     # for a tape outside
+        return _Root.apply(start, self, *inputs)
+
+def _smooth(f, inputs):
+    "`f` as a function of z and of those inputs that can have a derivative; and which they are."
+    which = [i for i, t in enumerate(inputs) if t.is_floating_point() or t.is_complex()]
+    def g(z, *some):
+        new = dict(zip(which, some))
+        return f(z, *(new.get(i, t) for i, t in enumerate(inputs)))
+    return g, which
+
+# %% ../nbs/02_implicit.ipynb #4ce91d6f
+class _Root(torch.autograd.Function):
+    "The equilibrium of `call`, for every transformation of `torch.func`."
+    @staticmethod
+    def forward(start, call, *inputs):
+        sol = solve(lambda z: call.f(z, *inputs), start, **call.options)
+        if not call.seen: call.seen.append(sol)
+        return sol.z
+
+    @staticmethod
+    def setup_context(ctx, inputs, z):
+        _, ctx.call, *tensors = inputs
+        ctx.save_for_backward(z, *tensors); ctx.save_for_forward(z, *tensors)
+
+    @staticmethod
+    def backward(ctx, g): return None, None, *_pull(ctx.call, g, *ctx.saved_tensors)
+    @staticmethod
+    def jvp(ctx, _, __, *tangents): return _push(ctx.call, tangents, *ctx.saved_tensors)
+
+    @staticmethod
+    def vmap(info, dims, start, call, *inputs):
+        V = info.batch_size
+        start = start.expand(V, *start.shape) if dims[0] is None else start.movedim(dims[0], 0)
+        mapped = torch.vmap(call.f, (0, *dims[2:]), randomness=info.randomness)
+        def f(z, *inputs): return mapped(z.unflatten(0, (V, -1)), *inputs).flatten(0, 1)
+        return replace(call, f=f)(start.flatten(0, 1), *inputs).unflatten(0, (V, -1)), 0
+
+# %% ../nbs/02_implicit.ipynb #43e1a1f6
+def _pull(call, g, z, *inputs):
+    "The gradients for `inputs`, given that for the equilibrium z."
+    def adjoint(u, g, z, *inputs): return g + torch.func.vjp(lambda z: call.f(z, *inputs), z)[1](u)[0]
+    u = call.rule.linear(adjoint, dict(call.options, what='adjoint solve'), g, g, z, *inputs)
+    f, which = _smooth(call.f, inputs)
+    grads = dict(zip(which, torch.func.vjp(lambda *some: f(z, *some), *(inputs[i] for i in which))[1](u)))
+    return [grads.get(i) for i in range(len(inputs))]
+
+def _push(call, tangents, z, *inputs):
+    "The tangent of the equilibrium z, given those of `inputs`."
+    n, tangents = len(inputs), [torch.zeros_like(i) if t is None else t for i, t in zip(inputs, tangents)]
+    def linear(t, z, *both):
+        f, which = _smooth(call.f, both[:n])
+        return torch.func.jvp(f, (z, *(both[i] for i in which)), (t, *(both[n+i] for i in which)))[1]
+    return call.rule.linear(linear, dict(call.options, what='tangent solve'), torch.zeros_like(z), z, *inputs, *tangents)
+
+# %% ../nbs/02_implicit.ipynb #3a944d45
 class _Adjoint:
     "What gradient rules by an adjoint share: how the node gets into autograd's graph."
+    def own(self, options):
+        "The options of the adjoint solve: the rule's, or the forward solve's."
+        return {n: options[n] if (mine := getattr(self, n, None)) is None else mine for n in ('solver', 'tol', 'max_iter', 'on_failure')}
+
+    def linear(self, f, options, start, *inputs):
+        "z = f(z, *inputs) for a linear f, under `torch.func`."
+        return _Solve(f, self, dict(self.own(options), what=options['what']))(start, *inputs)
+
     def find(self, adjoint, g, options):
-        "u = adjoint(u)."
-        return solve(adjoint, g, what='adjoint solve', **options).z
+        "u = adjoint(u, g)."
+        if _transformed(): return self.linear(adjoint, dict(options, what='adjoint solve'), g, g)       # a batch of gradients, by vmap
+        return solve(lambda u: adjoint(u, g), g, what='adjoint solve', **options).z
 
     def trace(self, adjoint, g, find, options):
-        "The same with a graph: the adjoint is a fixed point too. `find()` is its value."
-        return self.attach(adjoint, lambda: (None, find()), options)[0]
+        "u = adjoint(u) with a graph: the adjoint is a fixed point too. `find()` is its value."
+        return self.attach(adjoint, lambda: (None, find()), options, g)[0]
 
     def attach(self, f, forward, options, z0=None):
         "Solve by `forward()`, then return z (B, N) with this rule as its gradient, and the `Solution`."
+        if _transformed():
+            F, inputs = _closed(f, z0)
+            return (call := _Solve(F, self, options))(z0, *inputs), call.seen[0]
         sol, z = forward()
         if not torch.is_grad_enabled(): return z, sol
         point = z.detach().requires_grad_()
         with _Watch(point) as watch: value = f(point)
         inputs = list(watch.outside.values())
         if not inputs and not _unseen(value, watch): return z, sol
-        own = {n: options[n] if (mine := getattr(self, n, None)) is None else mine for n in ('solver', 'tol', 'max_iter', 'on_failure')}
-        call = _Call(f, point, value, inputs, own, self)
+        call = _Call(f, point, value, inputs, self.own(options), self)
         return _Equilibrium.apply(z, value, call, *[t.view_as(t) for t in inputs]), sol
 
-# %% ../nbs/02_implicit.ipynb #55a29fd6
+# %% ../nbs/02_implicit.ipynb #52851aee
 @dataclass(frozen=True)
 class Implicit(_Adjoint):
     """The exact gradient at the equilibrium, by the implicit function theorem (Bai et al. 2019, theorem 1; @eq-ift, @eq-adjoint of chapter 02).
@@ -134,7 +246,8 @@ class Implicit(_Adjoint):
     def __post_init__(self):
         _check_solve(self.solver or Anderson(), self.tol or 0, 0, self.max_iter or 1, self.on_failure or 'warn')
 
-# %% ../nbs/02_implicit.ipynb #23bc9a51
+# %% ../nbs/02_implicit.ipynb #2fdfe7fc
+@_eager
 def fixed_point(f, z0, *, args=(), solver=Anderson(), gradient=Implicit(), tol=1e-5, atol=0., max_iter=100, on_failure='warn',
                 return_solution=False, what='fixed_point'):
     """The equilibrium z = f(z, *args), differentiable in `args` and in everything `f` closes over, to any order.
@@ -145,28 +258,34 @@ def fixed_point(f, z0, *, args=(), solver=Anderson(), gradient=Implicit(), tol=1
     if not callable(getattr(gradient, 'attach', None)) or isinstance(gradient, type):
         raise TypeError(f'gradient must be a gradient rule such as Implicit(); got {gradient!r}')
     packing, args, f = Packing(z0), tuple(args), keep_autocast(f)
-    options = dict(solver=solver, tol=tol, max_iter=max_iter, on_failure=on_failure)
+    options = dict(solver=solver, tol=tol, atol=atol, max_iter=max_iter, on_failure=on_failure, what=what)
     flat_f = packing.flatten(f)
     def forward():
-        sol = solve(f, z0, args=args, atol=atol, what=what, **options)
+        sol = solve(f, z0, args=args, **options)
         return sol, packing.flat(sol.z)
     z, sol = gradient.attach(lambda m: flat_f(m, args), forward, options, packing.flat(z0))
+    if _transformed():
+        with torch._C.DisableTorchFunction(): sol.z = packing.nest(sol.z)     # the solution is no part of the graph, nor of a tape
     return (packing.nest(z), sol) if return_solution else packing.nest(z)
 
-# %% ../nbs/02_implicit.ipynb #cd2c403c
+# %% ../nbs/02_implicit.ipynb #d9668b83
 @dataclass(frozen=True)
 class Neumann(_Adjoint):
     "The first `terms` terms of u = g + Jᵀg + (Jᵀ)²g + …; one term is the Jacobian-free gradient (Fung et al. 2022, arXiv:2103.12803)."
     terms: int = 5
     def __post_init__(self): check_positive('terms', self.terms, integer=True)
 
-    def find(self, adjoint, g, options): return self.trace(adjoint, g, None, None)
-    def trace(self, adjoint, g, find, options):
-        u = g
-        for _ in range(self.terms - 1): u = adjoint(u)
+    def find(self, adjoint, g, options): return self.linear(adjoint, None, g, g)
+    def trace(self, adjoint, g, find, options): return self.linear(adjoint, None, g)
+    def linear(self, f, options, start, *inputs):
+        u = torch.zeros_like(start)
+        for _ in range(self.terms): u = f(u, *inputs)
         return u
 
-# %% ../nbs/02_implicit.ipynb #3f21c0c9
+# %% ../nbs/02_implicit.ipynb #c57edea6
+def _no_transform(rule):
+    if _transformed(): raise RuntimeError(f'under torch.func use gradient=Implicit() or Neumann(); got {rule}')
+
 @dataclass(frozen=True)
 class Phantom:
     "The gradient of `steps` damped steps of f from the equilibrium; one undamped step is the Jacobian-free gradient (Geng et al. 2021, arXiv:2111.05177)."
@@ -176,18 +295,20 @@ class Phantom:
 
     def attach(self, f, forward, options, z0=None):
         "As `Implicit.attach`."
+        _no_transform(self)
         sol, z = forward()
         if torch.is_grad_enabled():
             for _ in range(self.steps): z = torch.lerp(z, f(z), self.damping)
         return z, sol
 
-# %% ../nbs/02_implicit.ipynb #62058933
+# %% ../nbs/02_implicit.ipynb #8fd93764
 @dataclass(frozen=True)
 class Unrolled:
     "Autograd through the recorded plain iteration: exact for the iterate, memory for every step. Needs `solver=Picard(...)`."
 
     def attach(self, f, forward, options, z0=None):
         "As `Implicit.attach`."
+        _no_transform(self)
         if not isinstance(options['solver'], Picard): raise TypeError(f"gradient=Unrolled() records plain iteration: give solver=Picard(); got {options['solver']}")
         sol, z = forward()
         if not torch.is_grad_enabled(): return z, sol
@@ -195,7 +316,7 @@ class Unrolled:
         for k in range(int(steps.max())): z = torch.where(k < steps, torch.lerp(z, f(z), options['solver'].damping), z)
         return z, sol
 
-# %% ../nbs/02_implicit.ipynb #7a1230ad
+# %% ../nbs/02_implicit.ipynb #aaf0d82c
 class _ReversibleChain(torch.autograd.Function):
     "Backwards through @eq-reversible of chapter 02: each state from the one after it, with its gradient."
     @staticmethod
@@ -221,7 +342,7 @@ class _ReversibleChain(torch.autograd.Function):
             y, gy, gz = (y - beta*fz)/(1 - beta), (1 - beta)*gy, gz + share
         return None, None, None, None, None, None, *totals
 
-# %% ../nbs/02_implicit.ipynb #b90e9ee1
+# %% ../nbs/02_implicit.ipynb #7c6b1bfb
 @dataclass(frozen=True)
 class Reversible:
     """A reversible iteration in place of the solver, and its exact gradient in constant memory (RevDEQ, arXiv:2509.12917): @eq-reversible of chapter 02.
@@ -232,6 +353,7 @@ class Reversible:
 
     def attach(self, f, forward, options, z0=None):
         "As `Implicit.attach`."
+        _no_transform(self)
         def g(z): return f(z.to(z0.dtype))
         g.dtype, z, y = z0.dtype, z0.double(), z0.double()
         with torch.no_grad():

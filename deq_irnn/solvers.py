@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Picard', 'Anderson', 'keep_autocast', 'solve', 'Broyden', 'root', 'Newton', 'NewtonKrylov']
 
-# %% ../nbs/01_solvers.ipynb #a8331e04
-import contextlib
+# %% ../nbs/01_solvers.ipynb #b280e6c7
+import contextlib, functools
 from dataclasses import dataclass
 
 import torch
@@ -85,14 +85,14 @@ def _rows(x, keep):
         return type(x)(*items) if hasattr(x, '_fields') else type(x)(items)
     return x
 
-# %% ../nbs/01_solvers.ipynb #5f7f4bcd
+# %% ../nbs/01_solvers.ipynb #91836391
 class _Batch:
     "The samples of one solve. Row i of `best`, … is sample `rows[i]` of the whole batch; `live` marks those still moving."
     def __init__(self, z, solver, to_start):
         B = len(z)
         self.to_start, self.tries = to_start, getattr(solver, 'controls_step', False)   # residuals relative to the first? may points be rejected?
         self.rows, self.live = torch.arange(B, device=z.device), torch.ones(B, dtype=torch.bool, device=z.device)
-        self.out, self.best, self.frozen = z.clone(), z, False  # the outcome; the best iterates; whether any row is frozen
+        self.out, self.best, self.frozen, self.left = z.clone(), z, False, B         # the outcome; the best iterates; is any row frozen? how many are not
         like = _norm(z)                                        # (B,), in the dtype that norms are summed in
         self.best_r, self.residual, self.first = torch.full_like(like, torch.inf), torch.full_like(like, torch.inf), None
         self.iterations = torch.zeros(B, dtype=torch.long, device=z.device)
@@ -111,27 +111,29 @@ def _see(b, z, fz, r, tol, atol):
     b.best, b.best_r = z, b.now
     return True
 
-# %% ../nbs/01_solvers.ipynb #98cb6e35
+# %% ../nbs/01_solvers.ipynb #36a0fa6b
 def _settle(b, z, k, tol, atol, stalled):
     "Keep the best iterates, and freeze the samples that are done at iteration `k`; True if none is left."
-    ok = b.live & ((b.now <= tol) | (b.size <= atol))
-    better, broken = b.live & ((b.now < b.best_r) | ok), b.live & ~torch.isfinite(b.now)
-    b.best, b.best_r = torch.where(better[:, None], z, b.best), torch.where(better, b.now, b.best_r)
-    diverged = b.live & (b.size > 1e8*b.first) & ~ok
-    if b.tries: broken, diverged = b.live & ~torch.isfinite(b.best_r), torch.zeros_like(ok)     # a bad trial point will be taken back
-    stalled = torch.zeros_like(ok) if stalled is None else b.live & stalled & ~ok
-    done = ok | broken | diverged | stalled
+    ok = (b.now <= tol) | (b.size <= atol)
+    better, lost = (b.now < b.best_r) | ok, ~(b.size <= 1e8*b.first)                            # NaN is lost too
+    if b.tries: lost = ~torch.isfinite(torch.minimum(b.best_r, b.now.nan_to_num(torch.inf)))     # a bad trial point will be taken back
+    if bool((better | ~b.live).all()): b.best, b.best_r = z, b.now                              # (frozen rows of z are their best)
+    else: b.best, b.best_r = torch.where(better[:, None], z, b.best), torch.where(better, b.now, b.best_r)
+    done = ok | lost if stalled is None else ok | lost | stalled
+    done &= b.live
     if not bool(done.any()): return False
-    for which, status in ((stalled, Status.STALLED), (diverged, Status.DIVERGED), (broken, Status.NONFINITE), (ok, Status.CONVERGED)):
-        b.status[b.rows[which]] = int(status)
-    _write(b, done, k)
+    why = torch.where(torch.isfinite(b.now), int(Status.DIVERGED), int(Status.NONFINITE))
+    why = torch.where(ok, int(Status.CONVERGED), torch.where(lost, why, int(Status.STALLED)))
+    _write(b, done, k, why)
     b.live, b.frozen = b.live & ~done, True
-    return not bool(b.live.any())
+    b.left = int(b.live.sum())
+    return b.left == 0
 
-def _write(b, which, k):
+def _write(b, which, k, why):
     "Write the best iterates of the samples `which` into the outcome."
+    which = which.nonzero()[:, 0]
     rows = b.rows[which]
-    b.out[rows], b.residual[rows], b.iterations[rows] = b.best[which], b.best_r[which], k
+    b.out[rows], b.residual[rows], b.iterations[rows], b.status[rows] = b.best[which], b.best_r[which], k, why[which]
 
 # %% ../nbs/01_solvers.ipynb #2d1bf5e1
 def _compact(b, memory, *states):
@@ -142,7 +144,7 @@ def _compact(b, memory, *states):
     memory.update(_rows(memory, keep))
     return _rows(states, keep)
 
-# %% ../nbs/01_solvers.ipynb #201b9223
+# %% ../nbs/01_solvers.ipynb #acde4a45
 class _Residual:
     "The residual g(z), counting evaluations of the user's function; `pair(z)`: also f(z) = z + g(z). `args` shrink with the batch."
     def __init__(self, evaluate, args): self.evaluate, self.args, self.count = evaluate, args, 0
@@ -158,8 +160,8 @@ def _iterate(g, z, solver, tol, atol, max_iter, check_every, trace, to_start=Fal
             smooth, stalled = _see(b, z, fz, r, tol, atol), memory.get('stalled')
             if trace: rows.append(torch.full_like(b.residual, torch.nan).index_put((b.rows[b.live],), b.now[b.live]))
             if not (smooth and stalled is None) and _settle(b, z, k, tol, atol, stalled): break
-            if k == max_iter: _write(b, b.live, k); break
-            if g.args and b.frozen and 2*int(b.live.sum()) <= len(z): z, fz, r, g.args = _compact(b, memory, z, fz, r, g.args)
+            if k == max_iter: _write(b, b.live, k, torch.full_like(b.rows, int(Status.MAX_ITER))); break
+            if g.args and 2*b.left <= len(z): z, fz, r, g.args = _compact(b, memory, z, fz, r, g.args)
         z = solver.step(g, z, fz, r, memory)
         if b.frozen: z = torch.where(b.live[:, None], z, b.best)
     return Solution(b.out, b.status == int(Status.CONVERGED), b.iterations, b.residual, g.count, b.status, torch.stack(rows) if trace else None)
@@ -176,7 +178,16 @@ def keep_autocast(f):
     dtypes = [(d, torch.get_autocast_dtype(d)) for d in kinds]
     return g
 
-# %% ../nbs/01_solvers.ipynb #39b21001
+# %% ../nbs/01_solvers.ipynb #e937cd02
+def _eager(fn):
+    "`fn`, left alone by `torch.compile`: one graph break around the whole solve instead of one in every iteration."
+    @functools.wraps(fn)
+    def call(*args, **kwargs):
+        if torch.compiler.is_compiling(): return torch.compiler.disable(fn)(*args, **kwargs)
+        return fn(*args, **kwargs)
+    return call
+
+# %% ../nbs/01_solvers.ipynb #f46eac24
 def _check_solve(solver, tol, atol, max_iter, on_failure, check_every=1):
     check_positive('tol', tol, zero=True); check_positive('atol', atol, zero=True)
     check_positive('max_iter', max_iter, integer=True); check_positive('check_every', check_every, integer=True)
@@ -191,7 +202,8 @@ def _prepare(f, z0, args):
     if not z.is_floating_point(): raise TypeError(f'z0 must hold floating-point tensors; got {z.dtype}')
     return packing, z, packing.flatten(keep_autocast(f)), tuple(args)
 
-# %% ../nbs/01_solvers.ipynb #e0879ba8
+# %% ../nbs/01_solvers.ipynb #589d54ac
+@_eager
 def solve(f, z0, solver=Anderson(), tol=1e-5, atol=0., max_iter=100, args=(), on_failure='warn', trace=False, check_every=1, what='solve'):
     """Find z = f(z, *args) for every sample of the batch, from the start `z0`; no gradient.
 
@@ -212,30 +224,29 @@ def solve(f, z0, solver=Anderson(), tol=1e-5, atol=0., max_iter=100, args=(), on
     report(sol, on_failure, what)
     return sol
 
-# %% ../nbs/01_solvers.ipynb #7f211f75
-def _plus(v, c, Q):
-    "`v` (B, N) plus the rows of `Q` (B, m, N) weighted by `c` (B, 1, m)."
-    return torch.baddbmm(v[:, None], c, Q)[:, 0]
-
+# %% ../nbs/01_solvers.ipynb #d12521fd
 def _broyden_start(self, r, memory):
     "Forget the guess; the step is Picard's."
-    new = [r.new_empty(len(r), min(4, self.memory), r.shape[1]) for _ in range(2)]
-    memory.update(U=new[0], V=new[1], s=r, count=0)
+    S, T = r.new_empty(len(r), min(4, self.memory), r.shape[1]), r.new_zeros(len(r), self.memory, self.memory)
+    S[:, 0] = r
+    memory.update(S=S, T=T, s=r, count=1)
     return r
 
-def _broyden_rings(self, n, memory):
-    "The n vectors kept, with room made for one more."
-    for name in ('U', 'V'):
-        kept = memory[name]
-        if n == kept.shape[1]: memory[name] = torch.cat((kept, torch.empty_like(kept[:, :self.memory - n])), 1)
-    return memory['U'][:, :n], memory['V'][:, :n]
+def _broyden_weights(r, memory):
+    "The weights c (B, n) of @eq-broyden-steps, after adding the newest row to its system."
+    n, tiny = memory['count'], torch.finfo(r.dtype).tiny
+    S, T = memory['S'][:, :n], memory['T'][:, :n, :n]
+    products = torch.bmm(torch.stack((memory['s'], r), 1), S.transpose(1, 2))    # (B, 2, n): of the newest step, and of r, with all steps
+    torch.neg(products[:, 0, 1:], out=T[:, n-1, :n-1])
+    torch.clamp_min(products[:, 0, n-1], tiny, out=T[:, n-1, n-1])
+    return torch.linalg.solve_triangular(T, products[:, 1, :, None], upper=False)[..., 0]
 
-# %% ../nbs/01_solvers.ipynb #e3e35481
+# %% ../nbs/01_solvers.ipynb #1a7f44f2
 @dataclass(frozen=True)
 class Broyden:
-    """Broyden's good method, per sample, with limited memory (Broyden 1965, as in Bai et al. 2019): @eq-broyden of chapter 01.
+    """Broyden's good method, per sample, with limited memory (Broyden 1965, as in Bai et al. 2019): @eq-broyden, @eq-broyden-steps of chapter 01.
 
-    `memory`: updates kept before it begins afresh. Needs up to 2·`memory` states, allocated as needed."""
+    `memory`: steps kept before it begins afresh. Needs up to `memory` states, allocated as needed."""
     memory: int = 20
     def __post_init__(self): check_positive('memory', self.memory, integer=True)
 
@@ -243,16 +254,16 @@ class Broyden:
         "The next point (B, N)."
         r = r.to(_at_least_float32(z.dtype))
         if not memory or memory['count'] == self.memory: return z + _broyden_start(self, r, memory).to(z.dtype)
-        n, s = memory['count'], memory['s']
-        U, V = _broyden_rings(self, n, memory)
-        Hr, sH = (_plus(-a, torch.bmm(a[:, None], Q.transpose(1, 2)), P) for a, P, Q in ((r, U, V), (s, V, U))) if n else (-r, -s)
-        size = (s*(Hr + s)).sum(1, keepdim=True)                     # sᵀH y; where it vanishes, no update
-        u = -Hr/torch.where(size.abs() < 1e-12*(s*s).sum(1, keepdim=True), torch.inf, size)
-        memory['U'][:, n], memory['V'][:, n], memory['count'] = u, sH, n + 1
-        s = memory['s'] = -(Hr + u*(sH*r).sum(1, keepdim=True))
+        c, n, S = _broyden_weights(r, memory), memory['count'], memory['S']
+        w = torch.baddbmm(r[:, None], c[:, None, :-1], S[:, 1:n])[:, 0] if n > 1 else r
+        scale = 1 - c[:, -1:]
+        s = w/torch.where(scale.abs() < 1e-6, 1., scale)                         # a singular update is damped
+        if n == S.shape[1]: memory['S'] = torch.cat((S, torch.empty_like(S[:, :self.memory - n])), 1)
+        memory['S'][:, n], memory['s'], memory['count'] = s, s, n + 1
         return z + s.to(z.dtype)
 
-# %% ../nbs/01_solvers.ipynb #e1b2a3af
+# %% ../nbs/01_solvers.ipynb #9c21c4cb
+@_eager
 def root(g, z0, solver=None, tol=1e-8, atol=0., max_iter=100, args=(), on_failure='warn', trace=False, check_every=1, what='root'):
     """Find g(z, *args) = 0 for every sample of the batch, from the start `z0`; no gradient.
 
@@ -270,7 +281,7 @@ def root(g, z0, solver=None, tol=1e-8, atol=0., max_iter=100, args=(), on_failur
     report(sol, on_failure, what)
     return sol
 
-# %% ../nbs/01_solvers.ipynb #5879c730
+# %% ../nbs/01_solvers.ipynb #7faafe6a
 def _jacobian(g, z):
     "The Jacobian of `g` (B, N) → (B, N) for each sample, (B, N, N), by forward-mode derivatives along all coordinates at once."
     basis = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
@@ -289,7 +300,7 @@ def _newton_step(J, r):
     p = torch.where(fine[:, None], p, -torch.linalg.solve_ex(A, _times(J.mT, r)[..., None])[0][..., 0])
     return torch.nan_to_num(p, 0., 0., 0.)
 
-# %% ../nbs/01_solvers.ipynb #96c3958c
+# %% ../nbs/01_solvers.ipynb #df4d84c1
 def _dogleg(m):
     "The step within the region of trust (Powell 1970; Moré, Garbow, Hillstrom 1980)."
     J, r, d, tiny = m['J'], m['r'], m['d'], torch.finfo(m['r'].dtype).tiny
@@ -315,7 +326,7 @@ def _judge(m, size):
     m['stalled'] = m['radius'] <= torch.finfo(size.dtype).eps*_norm(m['d']*m['z'])
     return ratio > 1e-4
 
-# %% ../nbs/01_solvers.ipynb #aed408e0
+# %% ../nbs/01_solvers.ipynb #caf47f45
 @dataclass(frozen=True)
 class Newton:
     """Newton's method with a dense Jacobian for each sample and a dogleg trust region (MINPACK's hybr: Moré, Garbow, Hillstrom 1980), batched.
@@ -335,7 +346,7 @@ class Newton:
             m['d'], m['newton'] = torch.where(m['scale'] > 0, m['scale'], 1.), _newton_step(m['J'], m['r'])
         return m['z'] + _dogleg(m)
 
-# %% ../nbs/01_solvers.ipynb #1ee58fe5
+# %% ../nbs/01_solvers.ipynb #9d75bcf1
 def _gmres(A, b, n, tol):
     "x with ‖Ax − b‖ ≤ tol‖b‖ for each sample or after `n` products, by Arnoldi's method: A (B, N) → (B, N) linear (Saad, Schultz 1986)."
     size = _norm(b)
@@ -361,7 +372,7 @@ def _least_squares(A, b):
     lost = d.abs() <= torch.finfo(d.dtype).eps*d.abs().amax(1, keepdim=True).clamp_min(torch.finfo(d.dtype).tiny)
     return torch.linalg.solve_triangular(R + torch.diag_embed(torch.where(lost, torch.inf, 0.).to(d.dtype)), Q.mT @ b, upper=True)
 
-# %% ../nbs/01_solvers.ipynb #ff508e96
+# %% ../nbs/01_solvers.ipynb #01482e84
 @dataclass(frozen=True)
 class NewtonKrylov:
     """Newton's method whose steps are found by GMRES from Jacobian-vector products, with a backtracking line search (Knoll, Keyes 2004).

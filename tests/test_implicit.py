@@ -5,8 +5,9 @@ from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from deq_irnn.deq import DEQ
 from deq_irnn.fixed_point import ConvergenceWarning
-from deq_irnn.implicit import Implicit, fixed_point
-from deq_irnn.solvers import Picard
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+from deq_irnn.implicit import Implicit, Neumann, Phantom, Reversible, fixed_point
+from deq_irnn.solvers import Anderson, Broyden, Newton, NewtonKrylov, Picard
 
 @pytest.fixture(autouse=True)
 def double():
@@ -114,3 +115,103 @@ def test_wrong_arguments_name_themselves():
     with pytest.raises(TypeError, match='solver'): DEQ(torch.cos, solver='anderson')
     with pytest.raises(ValueError, match='max_iter'): Implicit(max_iter=-1)
     with pytest.raises(TypeError, match='z0'): DEQ(nn.Identity())({'a': torch.zeros(1, 1)})
+
+
+# --- torch.func: every transformation, and some of them nested, beside the same on 150 unrolled steps
+
+def implicit(f, z0, **options): return fixed_point(f, z0, **{**TIGHT, **options})
+def unrolled(f, z0, **options):
+    z = z0
+    for i in range(150): z = f(z)
+    return z
+
+def state(run, W, b): return run(lambda z: torch.tanh(z @ W + b), torch.zeros_like(b))          # closes over both
+def loss(run, W, b): return state(run, W, b).square().sum()
+def nest(run, W, b): return run(lambda y: .5*torch.sin(state(run, W, y)) + b*W.sum(), torch.zeros(2, 3))
+
+TRANSFORMS = {
+    'grad': lambda run, W, b, c: grad(lambda W, b: loss(run, W, b), (0, 1))(W, b),
+    'vjp': lambda run, W, b, c: vjp(lambda W, b: state(run, W, b), W, b)[1](c[0]),
+    'jvp': lambda run, W, b, c: jvp(lambda W, b: state(run, W, b), (W, b), (W.T, c[0])),
+    'vmap': lambda run, W, b, c: vmap(lambda b: state(run, W, b))(c),
+    'vmap over another dimension': lambda run, W, b, c: vmap(lambda W, b: state(run, W, b), (2, 1))(torch.stack((W, W.T, -W, W/2), 2), c.transpose(0, 1)),
+    'vmap of grad': lambda run, W, b, c: vmap(grad(lambda W, b: loss(run, W, b), (0, 1)), (None, 0))(W, c),
+    'grad of vmap': lambda run, W, b, c: grad(lambda W: vmap(lambda b: state(run, W, b))(c).square().sum())(W),
+    'grad of grad': lambda run, W, b, c: grad(lambda W: grad(lambda b: loss(run, W, b))(b).square().sum())(W),
+    'jacrev': lambda run, W, b, c: jacrev(lambda W: state(run, W, b))(W),
+    'jacfwd': lambda run, W, b, c: jacfwd(lambda W: state(run, W, b))(W),
+    'hessian': lambda run, W, b, c: hessian(lambda W, b: loss(run, W, b), (0, 1))(W, b),
+    'jvp of jvp': lambda run, W, b, c: jvp(lambda b: jvp(lambda W: state(run, W, b), (W,), (W.T,))[1], (b,), (c[0],)),
+    'a nest, grad': lambda run, W, b, c: grad(lambda W, b: nest(run, W, b).square().sum(), (0, 1))(W, b),
+    'a nest, vmap': lambda run, W, b, c: vmap(lambda b: nest(run, W, b))(c),
+    'a nest, jvp': lambda run, W, b, c: jvp(lambda W: nest(run, W, b), (W,), (W.T,)),
+}
+
+@pytest.mark.parametrize('name', TRANSFORMS)
+def test_torch_func(name):
+    W, b, c = .3*torch.randn(3, 3), torch.randn(2, 3), torch.randn(4, 2, 3)
+    if name.startswith('a nest'): W = W/2
+    torch.testing.assert_close(*(TRANSFORMS[name](run, W, b, c) for run in (implicit, unrolled)), rtol=1e-8, atol=1e-9)
+
+@pytest.mark.parametrize('solver', [Picard(), Broyden(), Newton(), NewtonKrylov()], ids=str)
+def test_torch_func_with_every_solver(solver):
+    W, c = .3*torch.randn(3, 3), torch.randn(4, 2, 3)
+    def run(f, z0): return implicit(f, z0, solver=solver, tol=1e-12)
+    got, expected = (TRANSFORMS['vmap of grad'](r, W, None, c) for r in (run, unrolled))
+    torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-9)
+
+class Tanh(nn.Module):
+    def __init__(self): super().__init__(); self.l = nn.Linear(3, 3); self.l.weight.data.mul_(.5)
+    def forward(self, z, x): return torch.tanh(self.l(z) + x)
+
+def test_weights_lent_by_functional_call():
+    "The backward pass runs after functional_call has given the layer its own weights back."
+    layer, x = DEQ(Tanh(), tol=1e-13, max_iter=300), torch.randn(5, 3)
+    lent = {k: v.detach() + .1 for k, v in layer.named_parameters()}
+    def run(p, x): return functional_call(layer, p, (x,)).square().sum()
+    got = grad(run)(lent, x)
+    per_sample = vmap(grad(lambda p, x: run(p, x[None])), (None, 0))(lent, x)
+    twice = grad(lambda p: sum(g.square().sum() for g in grad(run)(p, x).values()))(lent)
+    with torch.no_grad():
+        for k, p in layer.named_parameters(): p.copy_(lent[k])
+    params = list(layer.parameters())
+    first = torch.autograd.grad(layer(x).square().sum(), params, create_graph=True)
+    second = torch.autograd.grad(sum(g.square().sum() for g in first), params)
+    for k, a, b in zip(lent, first, second):
+        assert torch.allclose(got[k], a) and torch.allclose(per_sample[k].sum(0), a) and torch.allclose(twice[k], b)
+
+def test_torch_func_states_options_and_refusals():
+    W, x = .3*torch.randn(3, 3), torch.randn(4, 2, 3)
+    def two(W, x, run=implicit): return run(lambda z: {'a': torch.tanh(z['b'] @ W + x), 'b': (.5*torch.sin(z['a']))}, {'a': torch.zeros(2, 3), 'b': torch.zeros(2, 3)})
+    got = vmap(grad(lambda W, x: two(W, x)['a'].sum()), (None, 0))(W, x)
+    want = torch.stack([torch.autograd.grad(two(V := W.clone().requires_grad_(), y)['a'].sum(), V)[0] for y in x])
+    assert torch.allclose(got, want)
+    z, sol = vmap(lambda x: state(lambda f, z0: fixed_point(f, z0, return_solution=True)[0], W, x))(x), None
+    assert z.shape == x.shape
+    few = grad(lambda W: loss(lambda f, z0: fixed_point(f, z0, gradient=Neumann(3), tol=1e-13), W, x[0]))(W)
+    same = torch.autograd.grad(loss(lambda f, z0: fixed_point(f, z0, gradient=Neumann(3), tol=1e-13), V := W.clone().requires_grad_(), x[0]), V)[0]
+    assert torch.allclose(few, same)
+    for rule in (Phantom(), Reversible()):
+        with pytest.raises(RuntimeError, match='Implicit'): grad(lambda W: loss(lambda f, z0: fixed_point(f, z0, gradient=rule), W, x[0]))(W)
+    for transform in (grad, lambda f: lambda W: vmap(grad(f))(torch.stack((W, W.T)))):
+        half = [transform(lambda W: implicit(lambda z: torch.cos(g(z) @ W), torch.ones(2, 3)).sum())(W) for g in (Func.apply, lambda z: .5*z)]
+        torch.testing.assert_close(*half)
+    with pytest.warns(ConvergenceWarning, match='adjoint'):
+        grad(lambda W: loss(lambda f, z0: fixed_point(f, z0, gradient=Implicit(max_iter=1)), W, x[0]))(W)
+
+class Func(torch.autograd.Function):
+    generate_vmap_rule = True
+    @staticmethod
+    def forward(x): return .5*x
+    @staticmethod
+    def setup_context(ctx, inputs, output): pass
+    @staticmethod
+    def backward(ctx, g): return .5*g
+
+def test_jacobians_by_autograd():
+    W, b = .3*torch.randn(3, 3), torch.randn(2, 3)
+    want = jacrev(lambda W: state(unrolled, W, b))(W)
+    assert torch.allclose(torch.autograd.functional.jacobian(lambda W: state(implicit, W, b), W), want)
+    z = state(implicit, V := W.clone().requires_grad_(), b)
+    rows, = vmap(lambda u: torch.autograd.grad(z, V, u, retain_graph=True))(torch.eye(6).view(6, 2, 3))         # a batch of gradients through one node
+    assert torch.allclose(rows.view(2, 3, 3, 3), want)

@@ -1,0 +1,131 @@
+"Chapter 03: the guarantees after large learning rates, against dense linear algebra; the peer's defects of PEERS.md."
+import copy, io, math, pickle, warnings
+import pytest, torch
+from hypothesis import given, settings, strategies as st
+from torch import nn
+import torch.nn.functional as F
+from deq_irnn import ConvergenceWarning, fixed_point, solve
+from deq_irnn.solvers import Picard
+from deq_irnn.wellposed import (Contractive, MonotoneConv, MonotoneLayer, contraction_factor, contractive, conv_norm, forward_backward_step, jacobian_penalty, make_contractive, monotone, reflect,
+                                ritz_values, spectral_abscissa, spectral_radius)
+
+@pytest.fixture(autouse=True)
+def double(): torch.set_default_dtype(torch.float64)
+
+def matrix(f, *shape):
+    "The linear map `f` on tensors of `shape` as a matrix."
+    eye = torch.eye(math.prod(shape)).view(-1, *shape)
+    return f(eye).flatten(1).T
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 4), st.sampled_from([1, 3, 5]), st.integers(5, 8), st.integers(5, 8), st.floats(-6, 6), st.integers(0, 1000))
+def test_conv_norm_is_exact_or_a_close_bound(o, i, k, H, W, scale, seed):
+    K = torch.randn(o, i, k, k, generator=torch.Generator().manual_seed(seed))*10**scale
+    for padding, slack in (('circular', 1 + 1e-9), ('zeros', 1.6)):
+        pad = (lambda x: F.pad(x, [k//2]*4, mode='circular')) if padding == 'circular' and k > 1 else (lambda x: F.pad(x, [k//2]*4))
+        true, bound = torch.linalg.matrix_norm(matrix(lambda x: F.conv2d(pad(x), K), i, H, W), 2), conv_norm(K, (H, W), padding)
+        assert true <= bound*(1 + 1e-9) and bound <= true*slack
+
+@pytest.mark.parametrize('kind', ('linear', 'conv', 'circular'))
+def test_the_bound_survives_any_training(kind):
+    "Random weights, learning rates up to 1e4: the bound holds, every sample converges. (The peer: a 3×3 convolution 'normalised' to 0.9 has norm 1.40, and its scale is learnable.)"
+    for seed, lr in enumerate((1., 100., 1e4)):
+        torch.manual_seed(seed)
+        layer = make_contractive(nn.Linear(12, 12), .9) if kind == 'linear' else make_contractive(nn.Conv2d(2, 2, 3, padding=1, padding_mode='zeros' if kind == 'conv' else 'circular'), .9, (6, 6))
+        x = torch.randn(8, 12) if kind == 'linear' else torch.randn(8, 2, 6, 6)
+        optimizer = torch.optim.SGD(layer.parameters(), lr)
+        with warnings.catch_warnings():
+            warnings.simplefilter('error', ConvergenceWarning)
+            for _ in range(4):
+                z = fixed_point(lambda z: torch.tanh(layer(z) + x), torch.zeros_like(x), tol=1e-8, max_iter=400)
+                optimizer.zero_grad(); z.square().sum().neg().backward(); optimizer.step()
+                A = matrix(lambda x: layer(x) - layer(torch.zeros_like(x)), *x.shape[1:])
+                assert torch.linalg.matrix_norm(A, 2) <= .9*(1 + 1e-9)
+
+def test_contractive_layers_are_ordinary_modules():
+    "state_dict, deepcopy, pickle of the state and torch.save: the peer raises."
+    layer, x = make_contractive(nn.Linear(4, 4), .5), torch.randn(3, 4)
+    twin = copy.deepcopy(layer)
+    assert torch.equal(twin(x), layer(x))
+    buffer = io.BytesIO(); torch.save(layer.state_dict(), buffer); buffer.seek(0)
+    other = make_contractive(nn.Linear(4, 4), .5); other.load_state_dict(torch.load(buffer, weights_only=True))
+    assert torch.equal(other(x), layer(x))
+    assert pickle.loads(pickle.dumps(Contractive(.5))).bound == .5
+
+@pytest.mark.parametrize('scale', (.1, 1., 10.))
+def test_monotone_has_one_equilibrium(scale):
+    U = monotone(scale*torch.randn(12, 12), scale*torch.randn(12, 12), .9)
+    assert torch.linalg.eigvalsh((U + U.T)/2).max() <= .9 + 1e-9*scale**2
+    V, C = reflect(U)
+    assert torch.linalg.matrix_norm(C, 2) < 1
+    p = torch.randn(12)
+    if scale <= 1:
+        ends = []
+        for w in 100*torch.randn(10, 1, 12):
+            for _ in range(4000): u = w @ C + p @ V; w = 2*torch.relu(u) - u
+            ends.append(torch.relu(w @ C + p @ V))
+        ends = torch.cat(ends)
+        assert (ends - ends[0]).abs().max() < 1e-7 and (torch.relu(ends @ U.T + p) - ends).abs().max() < 1e-7
+
+def test_reflection_contracts_exactly_when_the_symmetric_part_is_below_one():
+    for top in (.5, .99, 1.01, 1.5):
+        S = torch.randn(8, 8)
+        S = (S + S.T)/2
+        S = S + (top - torch.linalg.eigvalsh(S).max())*torch.eye(8)
+        B = 3*torch.randn(8, 8)
+        assert (torch.linalg.matrix_norm(reflect(S + B - B.T)[1], 2) < 1) == (top < 1)
+
+def test_forward_backward_converges_at_its_step_and_not_far_beyond():
+    U = monotone(torch.randn(10, 10)/4, torch.randn(10, 10), .8)
+    alpha, p = forward_backward_step(U), torch.randn(10)
+    def run(alpha):
+        s = torch.zeros(10)
+        for _ in range(12000): s = torch.relu((1 - alpha)*s + alpha*(U @ s + p))
+        return (torch.relu(U @ s + p) - s).norm()
+    assert run(alpha) < 1e-6 and not run(20*alpha) < 1e-6
+
+@pytest.mark.parametrize('make', (lambda: (MonotoneLayer(3, 6, torch.tanh, tol=1e-12), (2, 3)), lambda: (MonotoneConv(2, (5, 5), tol=1e-12), (2, 2, 5, 5))))
+def test_monotone_layers(make):
+    layer, shape = make()
+    x = torch.randn(shape, requires_grad=True)
+    names, params = zip(*layer.named_parameters())
+    assert torch.autograd.gradcheck(lambda x, *p: torch.func.functional_call(layer, dict(zip(names, p)), (x,)), (x, *params), fast_mode=True)
+    torch.testing.assert_close(copy.deepcopy(layer)(x), layer(x))
+    assert layer.solution.converged.all()
+
+def test_spectral_radius_of_complex_pairs():
+    "The peer's power iteration answers 0.054 in the median where 0.95 is true."
+    got = []
+    for seed in range(10):
+        torch.manual_seed(seed)
+        t = 3*torch.rand(())
+        A = torch.block_diag(.95*torch.stack((torch.stack((t.cos(), -t.sin())), torch.stack((t.sin(), t.cos())))), .8*torch.randn(30, 30)/30**.5*.9)
+        S = torch.linalg.qr(torch.randn(32, 32))[0]
+        got.append(spectral_radius(lambda z: z @ (S @ A @ S.T).T, torch.zeros(2, 32))[0] - torch.linalg.eigvals(A).abs().max())
+    assert torch.stack(got).abs().max() < 1e-3
+
+def test_ritz_values_are_exact_in_full_and_per_sample():
+    A = torch.randn(3, 6, 6)
+    def f(z): return {'a': torch.einsum('bij,bj->bi', A[:, :4], torch.cat((z['a'], z['b']), 1)), 'b': torch.einsum('bij,bj->bi', A[:, 4:], torch.cat((z['a'], z['b']), 1))}
+    z = {'a': torch.randn(3, 4), 'b': torch.randn(3, 2)}
+    true = torch.linalg.eigvals(A)
+    torch.testing.assert_close(spectral_radius(f, z), true.abs().amax(1)); torch.testing.assert_close(spectral_abscissa(f, z), true.real.amax(1))
+    torch.testing.assert_close(ritz_values(f, z).abs().sort(1)[0], true.abs().sort(1)[0])
+
+def test_jacobian_penalty_is_a_mean_and_differentiable():
+    W = torch.randn(5, 5, requires_grad=True)
+    exact = W.square().sum()/5
+    estimate = jacobian_penalty(lambda z: z @ W.T, torch.randn(4, 5), samples=4000)
+    assert abs(estimate/exact - 1) < .1
+    torch.testing.assert_close(torch.autograd.grad(estimate, W)[0], 2*W/5, atol=.3, rtol=.2)
+
+def test_contraction_factor():
+    sol = solve(lambda z: .6*z + 1, torch.zeros(3, 2), Picard(), tol=1e-12, max_iter=200, trace=True)
+    torch.testing.assert_close(contraction_factor(sol), torch.full((3,), .6), atol=1e-3, rtol=0)
+    with pytest.raises(ValueError, match='trace'): contraction_factor(solve(lambda z: .5*z, torch.ones(1, 2)))
+
+def test_wrong_arguments_name_themselves():
+    for call, name in ((lambda: make_contractive(nn.Conv2d(3, 3, 3, groups=3), .9, (8, 8)), 'layer'), (lambda: Contractive(0.), 'bound'), (lambda: MonotoneLayer(0, 3), 'in_features'),
+                       (lambda: conv_norm(torch.randn(1, 1, 5, 5), (4, 4)), 'size'), (lambda: conv_norm(torch.randn(1, 1, 3, 3), (4, 4), 'reflect'), 'padding'), (lambda: jacobian_penalty(lambda z: z, torch.ones(1, 2), 0), 'samples')):
+        with pytest.raises(ValueError, match=name): call()
+    with pytest.raises(TypeError, match='layer'): make_contractive(nn.ReLU())
