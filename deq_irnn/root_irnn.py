@@ -227,27 +227,12 @@ class _Arriving(torch.autograd.Function):
         angle = angle[ctx.rank].sum(0, keepdim=True) if ctx.one else angle[ctx.rank]
         return None, c[ctx.rank], angle, h0 if ctx.rank == 0 else torch.zeros_like(h0)
 
-# %% ../nbs/07_root_irnn.ipynb #0cda3f09
-class RootCell(_RootParameters):
-    """One layer of root-found iRNN in one direction: x (T, B, input_size), h0 (B, hidden_size) → h_1…h_T (T, B, hidden_size). Options as in `RootIRNN`.
-
-    After a call, `cell.solution` says how the T·B solves went (token t·B + b is step t of sequence b)."""
-    def __init__(self, input_size, hidden_size, transition='rotation', recurrence='contractive', nonlinearity='tanh', bias=True, gate=True, heads=1,
-                 length=100, bound=.95, solver=None, tol=1e-4, max_iter=100, on_failure='warn', device=None, dtype=None):
-        _check_cell(hidden_size, transition, recurrence, heads, length, bound, solver, tol, max_iter, on_failure)
-        super().__init__(input_size, hidden_size, transition, recurrence, bias, gate, heads, length, bound, device, dtype)
-        self.phi, self.solution = activation(nonlinearity), None
-        self.options = dict(solver=solver, tol=tol, max_iter=max_iter, on_failure=on_failure)
-
+# %% ../nbs/07_root_irnn.ipynb #7373acc7
+class _RootMaps(_RootParameters):
+    "What the weights of a `RootCell` say: U, the angles, the whole turn of a chunk."
     def recurrent_matrix(self):
         "U (heads, d, d), which has the guarantee of `recurrence` whatever the weights are."
         return contractive(self.weight_hh, self.bound) if self.weight_skew is None else monotone(self.weight_hh, self.weight_skew, self.bound)
-
-    def equilibria(self, x):
-        "s* (T, B, D) of all tokens x (T, B, N), before the gate."
-        p = F.linear(x, self.weight_ih, self.bias).to(self.weight_hh.dtype)
-        s, self.solution = token_equilibrium(p.flatten(0, 1), self.recurrent_matrix(), self.phi, self.recurrence, **self.options)
-        return s.view_as(p)
 
     def angles(self, x):
         "θ (D/2,), or θ + Θ x (T, B, D/2); in full precision under autocast too: angles add up."
@@ -260,6 +245,24 @@ class RootCell(_RootParameters):
         angle = angle.double()
         return ((angle*len(x))[None] if angle.dim() == 1 else angle.sum(0)).remainder(2*math.pi)
 
+# %% ../nbs/07_root_irnn.ipynb #c598305e
+class RootCell(_RootMaps):
+    """One layer of root-found iRNN in one direction: x (T, B, input_size), h0 (B, hidden_size) → h_1…h_T (T, B, hidden_size). Options as in `RootIRNN`.
+
+    After a call, `cell.solution` says how the T·B solves went (token t·B + b is step t of sequence b)."""
+    def __init__(self, input_size, hidden_size, transition='rotation', recurrence='contractive', nonlinearity='tanh', bias=True, gate=True, heads=1,
+                 length=100, bound=.95, solver=None, tol=1e-4, max_iter=100, on_failure='warn', device=None, dtype=None):
+        _check_cell(hidden_size, transition, recurrence, heads, length, bound, solver, tol, max_iter, on_failure)
+        super().__init__(input_size, hidden_size, transition, recurrence, bias, gate, heads, length, bound, device, dtype)
+        self.phi, self.solution = activation(nonlinearity), None
+        self.options = dict(solver=solver, tol=tol, max_iter=max_iter, on_failure=on_failure)
+
+    def equilibria(self, x):
+        "s* (T, B, D) of all tokens x (T, B, N), before the gate."
+        p = F.linear(x, self.weight_ih, self.bias).to(self.weight_hh.dtype)
+        s, self.solution = token_equilibrium(p.flatten(0, 1), self.recurrent_matrix(), self.phi, self.recurrence, **self.options)
+        return s.view_as(p)
+
     def gated(self, x):
         "What is added in each step, (T, B, D): s*, times the gate."
         s = self.equilibria(x)
@@ -271,8 +274,28 @@ class RootCell(_RootParameters):
         group = _TIME.get()
         return scan(h0 if group is None else _Arriving.apply(group, scan(torch.zeros_like(h0))[-1], self._turn(angle, x), h0))
 
-# %% ../nbs/07_root_irnn.ipynb #e0ba2e14
-class RootIRNN(RecurrentBase):
+# %% ../nbs/07_root_irnn.ipynb #62d03330
+class _Stream(RecurrentBase):
+    "What a network without a chain over time adds to an ordinary one."
+    def forward(self, input, hx=None):
+        if _TIME.get() is not None and (self.bidirectional or not torch.is_tensor(input)):
+            raise ValueError('time_parallel needs bidirectional=False and a tensor: with a PackedSequence or a backward direction the chunks do not follow each other in time')
+        return super().forward(input, hx)
+    forward.__doc__ = RecurrentBase.forward.__doc__
+
+    @property
+    def last(self):
+        "The cells, one per layer and direction, ordered as in h_n: `rnn.last[0].solution` tells how the last call's solves went."
+        return list(self.cells)
+
+    def step(self, x, state=None):
+        "One time step of a stream: x (B, input_size), the state (layers, B, hidden_size) from the step before → output (B, hidden_size), state."
+        if self.bidirectional: raise ValueError('step needs bidirectional=False: the backward direction would have to know the future')
+        out, state = self(x[:, None] if self.batch_first else x[None], state)
+        return out.squeeze(1 if self.batch_first else 0), state
+
+# %% ../nbs/07_root_irnn.ipynb #70b4aff9
+class RootIRNN(_Stream):
     """A drop-in for nn.RNN: an iRNN whose rest points are found exactly, all T·B at once, h_k = R_k h_{k−1} + σ(G x_k + c) ∘ s*(x_k), s* = φ(U s* + W x_k + b).
 
     Every ∂h_m/∂h_n is orthogonal. `transition`, R_k: 'minus' (−I; with `gate=False`, the equation of Kag et al., ICLR 2020, solved exactly) | 'plus' (I) | 'rotation'
@@ -288,28 +311,11 @@ class RootIRNN(RecurrentBase):
 
     def _make_cell(self, input_size): return RootCell(input_size, self.hidden_size, bias=self.bias, **self.options, **self.factory)
 
-    def forward(self, input, hx=None):
-        if _TIME.get() is not None and (self.bidirectional or not torch.is_tensor(input)):
-            raise ValueError('time_parallel needs bidirectional=False and a tensor: with a PackedSequence or a backward direction the chunks do not follow each other in time')
-        return super().forward(input, hx)
-    forward.__doc__ = RecurrentBase.forward.__doc__
-
     def extra_repr(self):
         shown = dict(transition=None, recurrence='contractive', nonlinearity=None, gate=None, heads=1, solver=None)
         return ', '.join([super().extra_repr(), *(f'{k}={self.options[k]!r}' for k, v in shown.items() if self.options[k] != v)])
 
-    @property
-    def last(self):
-        "The cells, one per layer and direction, ordered as in h_n: `rnn.last[0].solution` tells how the last call's solves went."
-        return list(self.cells)
-
-    def step(self, x, state=None):
-        "One time step of a stream: x (B, input_size), the state (layers, B, hidden_size) from the step before → output (B, hidden_size), state."
-        if self.bidirectional: raise ValueError('step needs bidirectional=False: the backward direction would have to know the future')
-        out, state = self(x[:, None] if self.batch_first else x[None], state)
-        return out.squeeze(1 if self.batch_first else 0), state
-
-# %% ../nbs/07_root_irnn.ipynb #8eea92ae
+# %% ../nbs/07_root_irnn.ipynb #3d756c7c
 class RootBlock(nn.Module):
     """x + RootIRNN(norm(x)), then x + MLP(norm(x)): to be stacked. x (T, B, size), or as `batch_first` says, → (the same shape, h_n).
 
