@@ -12,15 +12,15 @@ from itertools import repeat
 import torch
 from torch import Tensor
 
-# %% ../nbs/05_scan.ipynb #0e26cf52
+# %% ../nbs/05_scan.ipynb #d51e3e9a
 class _Diagonal:
     "a (T, B, D): one number for each unit."
     constant = False
     compose = torch.mul
     def step(a, h, x, out): return torch.addcmul(x, a, h, out=out)
     def apply(a, h): return a*h
-    def adjoint(a): return a
-    def gradient(a, lam, past): return _times(lam, past).sum_to_size(a.shape)
+    def adjoint(a): return a.conj()
+    def gradient(a, lam, past): return _times(lam, past.conj()).sum_to_size(a.shape)
     def cost(D): return 1
     def run(kind, *args): return _scan(kind, *args)
 
@@ -160,31 +160,31 @@ def _times(x, y):
     "x·y; in the memory of y where nobody will differentiate it."
     return x*y if torch.is_grad_enabled() else y.mul_(x)
 
-# %% ../nbs/05_scan.ipynb #d3dda9a8
+# %% ../nbs/05_scan.ipynb #ede6e168
 class _Matrix(_Diagonal):
     "a (D, D): the same matrix in all steps."
     constant = True
     power = torch.linalg.matrix_power
     def step(a, h, x, out): return torch.add(x, h @ a.mT, out=out)
     def apply(a, h): return h @ a.mT
-    def adjoint(a): return a.mT
-    def gradient(a, lam, past): return lam.flatten(0, 1).mT @ past.flatten(0, 1)
+    def adjoint(a): return a.mH
+    def gradient(a, lam, past): return lam.flatten(0, 1).mT @ past.flatten(0, 1).conj()
 
 class _Matrices(_Diagonal):
     "a (T, B, D, D): a matrix for each step and sample."
     compose = torch.matmul
     def step(a, h, x, out): return torch.add(x, (a @ h[..., None])[..., 0], out=out)
     def apply(a, h): return (a @ h[..., None])[..., 0]
-    def adjoint(a): return a.mT
-    def gradient(a, lam, past): return lam[..., None]*past[..., None, :]
+    def adjoint(a): return a.mH
+    def gradient(a, lam, past): return lam[..., None]*past[..., None, :].conj()
     def cost(D): return max(1, D*D//16)
 
-# %% ../nbs/05_scan.ipynb #ed6c3612
+# %% ../nbs/05_scan.ipynb #6d0f5012
 def affine_scan(a:Tensor, b:Tensor, h0:Tensor=None, reverse:bool=False) -> Tensor:
     """h_t = a_t h_{t−1} + b_t for `b` (T, B, D).
 
     `a`: diagonal, (D,) or (T, B, D), or dense, (D, D) or (T, B, D, D), where T and B may be 1. `h0`, `reverse`, dtypes and errors as for
-    `signed_scan`. Differentiable to any order in a, b and h0.
+    `signed_scan`. Differentiable to any order in a, b and h0; complex numbers too, if b is complex.
     No division, no logarithm: it overflows only where the recurrence does."""
     (x, h), (T, B, D) = _start(b, h0), b.shape
     kind, shape = {1: (_Scalars, (D,)), 2: (_Matrix, (D, D)), 3: (_Diagonal, (T, B, D)), 4: (_Matrices, (T, B, D, D))}.get(a.dim(), (None, ()))
@@ -192,6 +192,7 @@ def affine_scan(a:Tensor, b:Tensor, h0:Tensor=None, reverse:bool=False) -> Tenso
     if kind is None or a.shape[free:] != shape[free:] or any(n not in (1, m) for n, m in zip(a.shape[:free], shape)):
         raise ValueError('a must have shape (D,), (D, D), (T, B, D) or (T, B, D, D), where T and B may be 1, '
                          f'for b of shape (T, B, D) = {(T, B, D)}; got {tuple(a.shape)}')
+    if a.is_complex() > b.is_complex(): raise ValueError(f'a is complex ({a.dtype}), so b must be; got {b.dtype}')
     return (_Affine.apply(kind, a.to(x.dtype).expand(shape), x, h, reverse, False) if T else x).to(b.dtype)
 
 # %% ../nbs/05_scan.ipynb #3c08defb

@@ -122,6 +122,14 @@ def test_gradcheck(kind):
         assert gradcheck(call(run, reverse), leaves) and gradgradcheck(call(run, reverse), leaves)
 
 
+@pytest.mark.parametrize('reverse', [False, True])
+@pytest.mark.parametrize('shape', [(3,), (5, 2, 3), (3, 3), (5, 2, 3, 3)])
+def test_complex_numbers(shape, reverse):
+    a, b, h0 = (torch.randn(n, dtype=torch.complex128, requires_grad=True) for n in (shape, (5, 2, 3), (2, 3)))
+    def f(a, b, h0): return affine_scan(a, b, h0, reverse)
+    assert torch.autograd.gradcheck(f, (a, b, h0)) and torch.autograd.gradgradcheck(f, (a, b, h0))
+    with pytest.raises(ValueError, match='a is complex .* so b must be; got torch.float64'): affine_scan(a, b.real)
+
 def test_third_derivative():
     a, b = torch.rand(4, 1, 2, dtype=F64, requires_grad=True), torch.randn(4, 1, 2, dtype=F64, requires_grad=True)
     def second(a, b):
