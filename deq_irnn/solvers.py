@@ -85,66 +85,65 @@ def _rows(x, keep):
         return type(x)(*items) if hasattr(x, '_fields') else type(x)(items)
     return x
 
-# %% ../nbs/01_solvers.ipynb #91836391
+# %% ../nbs/01_solvers.ipynb #f9a88ded
 class _Batch:
-    "The samples of one solve. Row i of `best`, … is sample `rows[i]` of the whole batch; `live` marks those still moving."
-    def __init__(self, z, solver, to_start):
-        B = len(z)
+    "The samples of one solve. Row i of `best`, … is sample `rows[i]` of the whole batch; `live` marks those still moving; `out` holds those that were left out."
+    def __init__(self, z, solver, tol, to_start):
+        B, like = len(z), _norm(z)                             # (B,), in the dtype that norms are summed in
         self.to_start, self.tries = to_start, getattr(solver, 'controls_step', False)   # residuals relative to the first? may points be rejected?
         self.rows, self.live = torch.arange(B, device=z.device), torch.ones(B, dtype=torch.bool, device=z.device)
-        self.out, self.best, self.frozen, self.left = z.clone(), z, False, B         # the outcome; the best iterates; is any row frozen? how many are not
-        like = _norm(z)                                        # (B,), in the dtype that norms are summed in
-        self.best_r, self.residual, self.first = torch.full_like(like, torch.inf), torch.full_like(like, torch.inf), None
+        self.best, self.best_r, self.first, self.out = z, torch.full_like(like, torch.inf), None, None
+        self.above = torch.full_like(like, tol).nextafter(self.best_r)                  # the smallest residual that is not yet good enough
         self.iterations = torch.zeros(B, dtype=torch.long, device=z.device)
         self.status = torch.full_like(self.iterations, int(Status.MAX_ITER))
+        self.left, self.frozen = B, False                      # how many move? is any row frozen?
 
-# %% ../nbs/01_solvers.ipynb #f072d159
-def _see(b, z, fz, r, tol, atol):
+# %% ../nbs/01_solvers.ipynb #b0c87b51
+def _see(b, z, fz, r, atol):
     "Judge the iterates `z`. True where nothing happened but progress."
     b.size = _norm(r)
     if b.first is None: b.first = b.size
     b.now = b.size/((b.first if b.to_start else _norm(fz)) + torch.finfo(b.size.dtype).tiny)
-    progress = (b.now < b.best_r) & (b.now > tol)                 # a NaN is no progress
-    if atol: progress &= b.size > atol
-    if b.frozen: progress |= ~b.live
-    if not bool(progress.all()): return False
+    if b.frozen: b.now = torch.where(b.live, b.now, b.best_r)
+    if not torch.equal(b.now.clamp(b.above, b.best_r), b.now) or atol and bool(((b.size <= atol) & b.live).any()): return False       # a NaN equals nothing
     b.best, b.best_r = z, b.now
     return True
 
-# %% ../nbs/01_solvers.ipynb #36a0fa6b
+# %% ../nbs/01_solvers.ipynb #3a0a4263
 def _settle(b, z, k, tol, atol, stalled):
     "Keep the best iterates, and freeze the samples that are done at iteration `k`; True if none is left."
     ok = (b.now <= tol) | (b.size <= atol)
-    better, lost = (b.now < b.best_r) | ok, ~(b.size <= 1e8*b.first)                            # NaN is lost too
+    better, lost = (b.now <= b.best_r) | ok, ~(b.size <= 1e8*b.first)                            # NaN is lost too
     if b.tries: lost = ~torch.isfinite(torch.minimum(b.best_r, b.now.nan_to_num(torch.inf)))     # a bad trial point will be taken back
-    if bool((better | ~b.live).all()): b.best, b.best_r = z, b.now                              # (frozen rows of z are their best)
+    if bool(better.all()): b.best, b.best_r = z, b.now                                          # (frozen rows of z are their best)
     else: b.best, b.best_r = torch.where(better[:, None], z, b.best), torch.where(better, b.now, b.best_r)
-    done = ok | lost if stalled is None else ok | lost | stalled
-    done &= b.live
-    if not bool(done.any()): return False
+    done = (ok | lost if stalled is None else ok | lost | stalled) & b.live
+    live = b.live & ~done
+    if (left := int(live.sum())) == b.left: return False
     why = torch.where(torch.isfinite(b.now), int(Status.DIVERGED), int(Status.NONFINITE))
     why = torch.where(ok, int(Status.CONVERGED), torch.where(lost, why, int(Status.STALLED)))
-    _write(b, done, k, why)
-    b.live, b.frozen = b.live & ~done, True
-    b.left = int(b.live.sum())
-    return b.left == 0
+    b.status, b.iterations = torch.where(done, why, b.status), torch.where(done, k, b.iterations)
+    b.live, b.left, b.frozen, b.above = live, left, True, torch.where(live, b.above, -torch.inf)
+    return left == 0
 
-def _write(b, which, k, why):
-    "Write the best iterates of the samples `which` into the outcome."
-    which = which.nonzero()[:, 0]
-    rows = b.rows[which]
-    b.out[rows], b.residual[rows], b.iterations[rows], b.status[rows] = b.best[which], b.best_r[which], k, why[which]
+# %% ../nbs/01_solvers.ipynb #d32ed03c
+def _outcome(b):
+    "(z, residual, iterations, status) of the whole batch, as it is now."
+    mine = b.best, b.best_r, b.iterations, b.status
+    if b.out is None: return mine
+    for whole, part in zip(b.out, mine): whole[b.rows] = part
+    return b.out
 
-# %% ../nbs/01_solvers.ipynb #2d1bf5e1
 def _compact(b, memory, *states):
     "Keep only the samples still moving: in `b`, in the solver's `memory` and in the `states`, which are returned."
+    b.out = [t.clone() for t in _outcome(b)] if b.out is None else _outcome(b)
     keep = b.live.nonzero()[:, 0]
-    for name in ('rows', 'live', 'best', 'best_r', 'first', 'now'): setattr(b, name, getattr(b, name)[keep])
+    for name in ('rows', 'live', 'best', 'best_r', 'first', 'now', 'above', 'iterations', 'status'): setattr(b, name, getattr(b, name)[keep])
     b.frozen = False
     memory.update(_rows(memory, keep))
     return _rows(states, keep)
 
-# %% ../nbs/01_solvers.ipynb #acde4a45
+# %% ../nbs/01_solvers.ipynb #48e0f957
 class _Residual:
     "The residual g(z), counting evaluations of the user's function; `pair(z)`: also f(z) = z + g(z). `args` shrink with the batch."
     def __init__(self, evaluate, args): self.evaluate, self.args, self.count = evaluate, args, 0
@@ -153,20 +152,21 @@ class _Residual:
 
 def _iterate(g, z, solver, tol, atol, max_iter, check_every, trace, to_start=False):
     "The loop, for a `_Residual` on matrices (B, N): a `Solution` of matrices."
-    b, memory, B, rows, k = _Batch(z, solver, to_start), {}, len(z), [], 0
+    b, memory, B, traced, k = _Batch(z, solver, tol, to_start), {}, len(z), [], 0
     while B:
         (fz, r), k = g.pair(z), k + 1
         if k % check_every == 0 or k == max_iter:
-            smooth, stalled = _see(b, z, fz, r, tol, atol), memory.get('stalled')
-            if trace: rows.append(torch.full_like(b.residual, torch.nan).index_put((b.rows[b.live],), b.now[b.live]))
+            smooth, stalled = _see(b, z, fz, r, atol), memory.get('stalled')
+            if trace: traced.append(b.now.new_full((B,), torch.nan).index_put((b.rows[b.live],), b.now[b.live]))
             if not (smooth and stalled is None) and _settle(b, z, k, tol, atol, stalled): break
-            if k == max_iter: _write(b, b.live, k, torch.full_like(b.rows, int(Status.MAX_ITER))); break
+            if k == max_iter: b.iterations = torch.where(b.live, k, b.iterations); break
             if g.args and 2*b.left <= len(z): z, fz, r, g.args = _compact(b, memory, z, fz, r, g.args)
         z = solver.step(g, z, fz, r, memory)
         if b.frozen: z = torch.where(b.live[:, None], z, b.best)
-    return Solution(b.out, b.status == int(Status.CONVERGED), b.iterations, b.residual, g.count, b.status, torch.stack(rows) if trace else None)
+    z, residual, iterations, status = _outcome(b)
+    return Solution(z, status == int(Status.CONVERGED), iterations, residual, g.count, status, torch.stack(traced) if trace else None)
 
-# %% ../nbs/01_solvers.ipynb #6f5074ad
+# %% ../nbs/01_solvers.ipynb #4d6eb577
 def keep_autocast(f):
     "`f`, always run under the autocast settings of now: the solver's own arithmetic is not to be rounded to bfloat16, `f` may."
     kinds = [d for d in ('cpu', 'cuda') if torch.is_autocast_enabled(d)]
@@ -178,7 +178,7 @@ def keep_autocast(f):
     dtypes = [(d, torch.get_autocast_dtype(d)) for d in kinds]
     return g
 
-# %% ../nbs/01_solvers.ipynb #e937cd02
+# %% ../nbs/01_solvers.ipynb #fa10f909
 def _eager(fn):
     "`fn`, left alone by `torch.compile`: one graph break around the whole solve instead of one in every iteration."
     @functools.wraps(fn)
@@ -187,7 +187,7 @@ def _eager(fn):
         return fn(*args, **kwargs)
     return call
 
-# %% ../nbs/01_solvers.ipynb #f46eac24
+# %% ../nbs/01_solvers.ipynb #a9bc90c0
 def _check_solve(solver, tol, atol, max_iter, on_failure, check_every=1):
     check_positive('tol', tol, zero=True); check_positive('atol', atol, zero=True)
     check_positive('max_iter', max_iter, integer=True); check_positive('check_every', check_every, integer=True)
@@ -198,11 +198,11 @@ def _check_solve(solver, tol, atol, max_iter, on_failure, check_every=1):
 def _prepare(f, z0, args):
     "The packing of `z0`, its matrix (B, N), `f` on matrices, the arguments."
     packing = Packing(z0)
-    z = packing.flat(z0, 'z0')
+    z = packing.flat(z0, 'z0').clone()
     if not z.is_floating_point(): raise TypeError(f'z0 must hold floating-point tensors; got {z.dtype}')
     return packing, z, packing.flatten(keep_autocast(f)), tuple(args)
 
-# %% ../nbs/01_solvers.ipynb #589d54ac
+# %% ../nbs/01_solvers.ipynb #b207e76e
 @_eager
 def solve(f, z0, solver=Anderson(), tol=1e-5, atol=0., max_iter=100, args=(), on_failure='warn', trace=False, check_every=1, what='solve'):
     """Find z = f(z, *args) for every sample of the batch, from the start `z0`; no gradient.
@@ -224,13 +224,19 @@ def solve(f, z0, solver=Anderson(), tol=1e-5, atol=0., max_iter=100, args=(), on
     report(sol, on_failure, what)
     return sol
 
-# %% ../nbs/01_solvers.ipynb #d12521fd
+# %% ../nbs/01_solvers.ipynb #aab3de1d
 def _broyden_start(self, r, memory):
     "Forget the guess; the step is Picard's."
-    S, T = r.new_empty(len(r), min(4, self.memory), r.shape[1]), r.new_zeros(len(r), self.memory, self.memory)
+    n = min(4, self.memory)
+    S, T = r.new_empty(len(r), n, r.shape[1]), r.new_zeros(len(r), n, n)
     S[:, 0] = r
     memory.update(S=S, T=T, s=r, count=1)
     return r
+
+def _broyden_grow(memory, more):
+    "Room for `more` steps."
+    S, T = memory['S'], memory['T']
+    memory['S'], memory['T'] = torch.cat((S, torch.empty_like(S[:, :more])), 1), torch.nn.functional.pad(T, (0, more, 0, more))
 
 def _broyden_weights(r, memory):
     "The weights c (B, n) of @eq-broyden-steps, after adding the newest row to its system."
@@ -241,7 +247,7 @@ def _broyden_weights(r, memory):
     torch.clamp_min(products[:, 0, n-1], tiny, out=T[:, n-1, n-1])
     return torch.linalg.solve_triangular(T, products[:, 1, :, None], upper=False)[..., 0]
 
-# %% ../nbs/01_solvers.ipynb #1a7f44f2
+# %% ../nbs/01_solvers.ipynb #4a73d008
 @dataclass(frozen=True)
 class Broyden:
     """Broyden's good method, per sample, with limited memory (Broyden 1965, as in Bai et al. 2019): @eq-broyden, @eq-broyden-steps of chapter 01.
@@ -258,11 +264,11 @@ class Broyden:
         w = torch.baddbmm(r[:, None], c[:, None, :-1], S[:, 1:n])[:, 0] if n > 1 else r
         scale = 1 - c[:, -1:]
         s = w/torch.where(scale.abs() < 1e-6, 1., scale)                         # a singular update is damped
-        if n == S.shape[1]: memory['S'] = torch.cat((S, torch.empty_like(S[:, :self.memory - n])), 1)
+        if n == S.shape[1]: _broyden_grow(memory, min(n, self.memory - n))
         memory['S'][:, n], memory['s'], memory['count'] = s, s, n + 1
         return z + s.to(z.dtype)
 
-# %% ../nbs/01_solvers.ipynb #9c21c4cb
+# %% ../nbs/01_solvers.ipynb #7e23d7c3
 @_eager
 def root(g, z0, solver=None, tol=1e-8, atol=0., max_iter=100, args=(), on_failure='warn', trace=False, check_every=1, what='root'):
     """Find g(z, *args) = 0 for every sample of the batch, from the start `z0`; no gradient.
@@ -281,7 +287,7 @@ def root(g, z0, solver=None, tol=1e-8, atol=0., max_iter=100, args=(), on_failur
     report(sol, on_failure, what)
     return sol
 
-# %% ../nbs/01_solvers.ipynb #7faafe6a
+# %% ../nbs/01_solvers.ipynb #352d0419
 def _jacobian(g, z):
     "The Jacobian of `g` (B, N) → (B, N) for each sample, (B, N, N), by forward-mode derivatives along all coordinates at once."
     basis = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
@@ -300,7 +306,7 @@ def _newton_step(J, r):
     p = torch.where(fine[:, None], p, -torch.linalg.solve_ex(A, _times(J.mT, r)[..., None])[0][..., 0])
     return torch.nan_to_num(p, 0., 0., 0.)
 
-# %% ../nbs/01_solvers.ipynb #df4d84c1
+# %% ../nbs/01_solvers.ipynb #4a4c19a0
 def _dogleg(m):
     "The step within the region of trust (Powell 1970; Moré, Garbow, Hillstrom 1980)."
     J, r, d, tiny = m['J'], m['r'], m['d'], torch.finfo(m['r'].dtype).tiny
@@ -326,7 +332,7 @@ def _judge(m, size):
     m['stalled'] = m['radius'] <= torch.finfo(size.dtype).eps*_norm(m['d']*m['z'])
     return ratio > 1e-4
 
-# %% ../nbs/01_solvers.ipynb #caf47f45
+# %% ../nbs/01_solvers.ipynb #f34dc701
 @dataclass(frozen=True)
 class Newton:
     """Newton's method with a dense Jacobian for each sample and a dogleg trust region (MINPACK's hybr: Moré, Garbow, Hillstrom 1980), batched.
@@ -346,7 +352,7 @@ class Newton:
             m['d'], m['newton'] = torch.where(m['scale'] > 0, m['scale'], 1.), _newton_step(m['J'], m['r'])
         return m['z'] + _dogleg(m)
 
-# %% ../nbs/01_solvers.ipynb #9d75bcf1
+# %% ../nbs/01_solvers.ipynb #03d3b982
 def _gmres(A, b, n, tol):
     "x with ‖Ax − b‖ ≤ tol‖b‖ for each sample or after `n` products, by Arnoldi's method: A (B, N) → (B, N) linear (Saad, Schultz 1986)."
     size = _norm(b)
@@ -372,7 +378,7 @@ def _least_squares(A, b):
     lost = d.abs() <= torch.finfo(d.dtype).eps*d.abs().amax(1, keepdim=True).clamp_min(torch.finfo(d.dtype).tiny)
     return torch.linalg.solve_triangular(R + torch.diag_embed(torch.where(lost, torch.inf, 0.).to(d.dtype)), Q.mT @ b, upper=True)
 
-# %% ../nbs/01_solvers.ipynb #01482e84
+# %% ../nbs/01_solvers.ipynb #d2217dca
 @dataclass(frozen=True)
 class NewtonKrylov:
     """Newton's method whose steps are found by GMRES from Jacobian-vector products, with a backtracking line search (Knoll, Keyes 2004).

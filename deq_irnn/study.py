@@ -184,15 +184,16 @@ def probe(model, task, seed=0, samples=16):
     return dict(transition=[values.min().item(), values.max().item()], gradient=gradient_norms(model, task, x, y),
                 trace=solver_trace(model.rnn, x.transpose(0, 1)))
 
-# %% ../nbs/13_study.ipynb #7a460346
+# %% ../nbs/13_study.ipynb #147d0ff5
 def run_one(plan, name, seed, folder, device='auto', tell=lambda: None):
     "Train network `name` with `seed` as `plan` says, or continue from its checkpoint in `folder`. A dict for results.json. `tell()` is called after each epoch."
     task, path = get_task(plan.task, **plan.options), Path(folder)/f'{name}-{seed}.pt'
+    def after_epoch(*_): tell()                                         # whatever `tell` returns: a callback that returns True stops the training
     torch.manual_seed(seed)
     model = build(name, task, plan.hidden, plan.params)
     found = dict(model=name, seed=seed, hidden=model.rnn.hidden_size, parameters=count(model), status='finished')
     try:
-        found['history'] = list(fit(model, task, plan.settings(seed, device), path, resume=True, progress=False, callbacks=[lambda *_: tell()]))
+        found['history'] = list(fit(model, task, plan.settings(seed, device), path, resume=True, progress=False, callbacks=[after_epoch]))
         found |= probe(model, task, seed)
     except TrainingDiverged as e: found |= dict(status='diverged', error=str(e), report=e.report, history=load_checkpoint(path)['history'])
     except Exception: found |= dict(status='failed', error=traceback.format_exc(), history=[])

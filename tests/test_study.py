@@ -2,6 +2,7 @@
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 import pytest
+from deq_irnn.study import Plan, run_one
 
 COMMAND = [Path(sys.executable).parent/'deq-irnn']
 TINY = ['--models', 'irnn-1,root-rotation', '--seeds', '1', '--epochs', '1', '--hidden', '8', '--task', 'adding:length=6,train_size=64,test_size=32', '--workers', '1']
@@ -37,6 +38,10 @@ def test_resume_adds_what_is_missing(folder):
     more = run('study', '--resume', '--out', folder, '--name', 'tiny', '--models', 'irnn-1,root-rotation,rnn', '--workers', '1')
     assert more.returncode == 0, more.stderr
     assert {r['model'] for r in json.loads((folder/'tiny/results.json').read_text())['runs']} == {'irnn-1', 'root-rotation', 'rnn'}
+
+def test_what_tell_returns_does_not_stop_the_training(tmp_path):
+    plan = Plan('', 'adding', ('irnn-1',), dict(length=6, train_size=64, test_size=32), seeds=1, hidden=8, epochs=3)
+    assert len(run_one(plan, 'irnn-1', 0, tmp_path, 'cpu', tell=lambda: True)['history']) == 3
 
 def test_plot(folder):
     (folder/'tiny/gradient.png').unlink()
