@@ -9,3 +9,5 @@ from .scan import *
 from .irnn import *
 from .root_irnn import *
 from .equilibrium_rnn import *
+from .resnet import *
+from .transformer import *
