@@ -1,5 +1,5 @@
 "The DEQ layer as people use it: mixed precision, compiled, copied, with a memory of its samples, dropout, states on the way."
-import copy, pickle
+import copy, pickle, subprocess, sys
 import pytest, torch
 from torch import nn
 from torch.nn.utils.parametrize import register_parametrization
@@ -62,6 +62,34 @@ def test_evaluation_mode():
     assert layer.solution.n_eval > loose and layer.solution.residual.max() <= 1e-6
     assert torch.autograd.grad(z.sum(), layer.f.linear.weight)[0].norm() > 0
     assert 'eval_tol=1e-06, eval_max_iter=70' in repr(layer) and 'eval' not in repr(DEQ(Cell()))
+
+PROCESSES = """
+import torch, torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from deq_irnn import DEQ
+torch.set_num_threads(1); torch.set_default_dtype(torch.float64)
+dist.init_process_group('gloo')
+class Cell(nn.Module):
+    def __init__(self): super().__init__(); self.linear = nn.Linear(6, 6)
+    def forward(self, z, x): return torch.tanh(.7*self.linear(z) + x)
+torch.manual_seed(0)
+net, x, y = nn.Sequential(nn.Linear(4, 6), DEQ(Cell(), tol=1e-12, max_iter=300)), torch.randn(8, 4), torch.randn(8, 6)
+want = torch.autograd.grad(nn.functional.mse_loss(net(x), y), net.parameters())
+mine, spread = slice(dist.get_rank(), None, 2), DistributedDataParallel(net)
+for step in range(2):                                                   # twice: the reducer is ready again
+    net.zero_grad()
+    nn.functional.mse_loss(spread(x[mine]), y[mine]).backward()
+    for p, w in zip(net.parameters(), want): torch.testing.assert_close(p.grad, w, atol=1e-9, rtol=1e-9)
+dist.barrier(); dist.destroy_process_group()
+if int(__import__('os').environ['RANK']) == 0: print('equal')
+"""
+
+def test_distributed_data_parallel(tmp_path):
+    "Two gloo processes, half of the batch each: the gradients of the whole batch."
+    (tmp_path/'run.py').write_text(PROCESSES)
+    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', tmp_path/'run.py'], capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0 and 'equal' in done.stdout, done.stderr[-3000:]
 
 # a start from an earlier call
 def test_a_known_sample_starts_where_it_was():
