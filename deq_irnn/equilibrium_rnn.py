@@ -16,7 +16,7 @@ from .solvers import Anderson, solve, _check_solve
 from .wellposed import contractive
 from .scan import affine_scan
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #0236ba02
+# %% ../nbs/08_equilibrium_rnn.ipynb #1b2f0a20
 class Explicit(nn.Module):
     """An ordinary cell, `cell(x_t, h_prev)`, such as nn.GRUCell or nn.LSTMCell, as one that ignores its second argument.
 
@@ -29,6 +29,21 @@ class Explicit(nn.Module):
         "Zeros."
         zero = like.new_zeros(batch, self.cell.hidden_size)
         return (zero, zero) if isinstance(self.cell, nn.LSTMCell) else zero
+
+    @property
+    def jacobian(self):
+        "(x, h, before) → (None, ∂h_t/∂h_{t−1}, (n, D, D)), in closed form for an nn.GRUCell; else None."
+        return self._gru_jacobian if type(self.cell) is nn.GRUCell else None
+
+    def _gru_jacobian(self, x, h, before):
+        c = self.cell
+        (ir, iz, i), (hr, hz, hn) = (torch.nn.functional.linear(v, W, b).chunk(3, 1) for v, W, b in ((x, c.weight_ih, c.bias_ih), (before, c.weight_hh, c.bias_hh)))
+        r, z = torch.sigmoid(ir + hr), torch.sigmoid(iz + hz)
+        n = torch.tanh(i + r*hn)
+        dn = (1 - z)*(1 - n*n)
+        J = sum(v[:, :, None]*U for v, U in zip((dn*hn*r*(1 - r), (before - n)*z*(1 - z), dn*r), c.weight_hh.chunk(3)))
+        J.diagonal(dim1=1, dim2=2).add_(z)
+        return None, J
 
 # %% ../nbs/08_equilibrium_rnn.ipynb #3b5f9829
 class _Linear(nn.Module):
@@ -84,13 +99,14 @@ class DiagonalLSTMCell(_Linear):
         c = torch.sigmoid(f)*c + torch.sigmoid(i)*torch.tanh(g)
         return torch.sigmoid(o)*torch.tanh(c), c
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #c2aa74c5
+# %% ../nbs/08_equilibrium_rnn.ipynb #c3077d12
 class _Step:
     "A cell on matrices: (x (n, …), h (n, D), before (n, D)) → (n, D)."
     def __init__(self, cell, h0):
         self.cell, self.packing, self.h0 = cell, Packing(h0), Packing(h0).flat(h0, 'h_0')
         self.backwards, self.explicit, self.k = False, getattr(cell, 'explicit', False), getattr(cell, 'coupling', None) or self.h0.shape[1]
         if self.h0.shape[1] % self.k: raise ValueError(f'coupling must divide the {self.h0.shape[1]} numbers of the state; got {self.k}')
+        self.jacobian = getattr(cell, 'jacobian', None) if self.k == self.h0.shape[1] else None      # the whole one, in closed form
 
     def __call__(self, x, h, before):
         new = self.cell(x, self.packing.nest(h), self.packing.nest(before))
@@ -103,25 +119,26 @@ class _Step:
         before = torch.cat((self.h0[None], h[:-1]))
         return self(x.flatten(0, 1), h.flatten(0, 1), before.flatten(0, 1)).view_as(h)
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #2feba7c2
+# %% ../nbs/08_equilibrium_rnn.ipynb #6d6db0f1
 def _size(h): return torch.linalg.vector_norm(h, dim=-1)
 
 @torch.no_grad()
 def _sequential(step, x, solver, tol, max_iter):
     "All states (T, B, D), one after the other; a `Solution` whose iterations are those of all steps together."
     h, states, B = step.h0, [], x.shape[1]
-    its, res, bad = torch.zeros(B, dtype=torch.long, device=h.device), _size(h)*0, torch.zeros(B, dtype=torch.bool, device=h.device)
+    its, res = torch.zeros(B, dtype=torch.long, device=h.device), _size(h)*0
     for x_t in x:
         if step.explicit: h = step(x_t, h, h)
         else:
             sol = solve(lambda z, x, before: step(x, z, before), h, solver, tol, max_iter=max_iter, args=(x_t, h), on_failure='ignore')
             its, res = its + sol.iterations, torch.maximum(res, sol.residual)
             h = torch.where((sol.status == int(Status.NONFINITE))[:, None], torch.nan, sol.z)      # it is not to look as if nothing had happened
-        bad |= ~torch.isfinite(h).all(1)
         states.append(h)
+    states = torch.stack(states) if states else h.new_empty(0, *h.shape)
+    bad = ~torch.isfinite(states).flatten(2).all(2).all(0)
     res = torch.where(bad, torch.nan, res)
     status = torch.where(bad, int(Status.NONFINITE), torch.where(res <= tol, int(Status.CONVERGED), int(Status.MAX_ITER)))
-    return Solution(torch.stack(states) if states else h.new_empty(0, *h.shape), res <= tol, its, res, int(its.sum()), status)
+    return Solution(states, res <= tol, its, res, int(its.sum()), status)
 
 # %% ../nbs/08_equilibrium_rnn.ipynb #878176a8
 def _rows(step, x, h, before):
@@ -144,19 +161,24 @@ def _columns(step, x, h, before):
             columns.append(column.unflatten(1, (step.k, -1)))
     return value, [torch.stack(columns[i*step.k:(i + 1)*step.k], 2).permute(0, 3, 1, 2) for i in range(len(at))]
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #284f9f1d
+# %% ../nbs/08_equilibrium_rnn.ipynb #3944c9fd
 @torch.no_grad()
 def _linear(step, x, h):
     "f at the states h (T, B, D), and the k × k blocks of ∂f/∂h_t (None if explicit) and ∂f/∂h_{t−1} for each unit of each token: (T, B·D/k, k, k)."
     (T, B), before = h.shape[:2], torch.cat((step.h0[None], h[:-1]))
     tokens = x.flatten(0, 1), h.flatten(0, 1), before.flatten(0, 1)
-    try: value, blocks = (_rows if step.backwards or step.k > 4 else _columns)(step, *tokens)
+    if step.jacobian: value, blocks = step(*tokens), [m[:, None] for m in step.jacobian(x.flatten(0, 1), *map(step.packing.nest, tokens[1:])) if m is not None]
+    else: value, blocks = _differentiated(step, tokens)
+    blocks = [m.unflatten(0, (T, B)).flatten(1, 2) for m in blocks]
+    return value.view_as(h), *((None, *blocks) if step.explicit else blocks)
+
+def _differentiated(step, tokens):
+    "`_columns`, or `_rows` where they are better, or where forward mode does not do."
+    try: return (_rows if step.backwards or step.k > 4 else _columns)(step, *tokens)
     except (RuntimeError, NotImplementedError):                         # something in the cell has no forward-mode derivative
         if step.backwards or step.k > 4: raise
         step.backwards = True
-        value, blocks = _rows(step, *tokens)
-    blocks = [m.unflatten(0, (T, B)).flatten(1, 2) for m in blocks]
-    return value.view_as(h), *((None, *blocks) if step.explicit else blocks)
+        return _rows(step, *tokens)
 
 def _units(h, k): return h.unflatten(2, (k, -1)).transpose(2, 3).flatten(1, 2)                # (T, B, D) → (T, B·D/k, k)
 def _states(h, B): return h.unflatten(1, (B, -1)).transpose(2, 3).flatten(2)                  # and back
@@ -172,7 +194,7 @@ def _inverse_times(A, X):
     if A.shape[-1] == 1: return X/(1 - A)
     return torch.linalg.solve_ex(torch.eye(A.shape[-1], dtype=A.dtype, device=A.device) - A, X)[0]
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #5edd7990
+# %% ../nbs/08_equilibrium_rnn.ipynb #e33964b0
 CHUNK = 2**22                                                           # numbers of a Jacobian that are held at a time
 
 class _Adjoint(torch.autograd.Function):
@@ -195,9 +217,9 @@ class _Adjoint(torch.autograd.Function):
             step.h0 = before[t][0]
             _, A, J = _linear(step, x[t], h[t])
             if after is not None: g[t][-1] += after
-            a = torch.cat((J[1:].mT, torch.zeros_like(J[:1])))
-            X = _inverse_times(None if A is None else A.mT, torch.cat((a, _units(g[t], k)[..., None]), -1))
-            u = _scan(X[..., :k].contiguous(), X[..., k].contiguous(), reverse=True)
+            a, b = torch.cat((J[1:], torch.zeros_like(J[:1]))).mT, _units(g[t], k)
+            if A is not None: a, b = (lambda X: (X[..., :k], X[..., k]))(_inverse_times(A.mT, torch.cat((a, b[..., None]), -1)))
+            u = _scan(a.contiguous() if A is not None or k == 1 else a, b.contiguous(), reverse=True)
             g[t], after = _states(u, B), _states((J[:1].mT @ u[:1, ..., None])[..., 0], B)[0]
         step.h0 = h0
         return None, g, after, None, None
@@ -260,7 +282,7 @@ def _lyapunov(step, x, h):
         total, v = total + size.log(), (v.view(B, -1)/size[:, None]).view_as(v)
     return total/len(a)
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #a0391070
+# %% ../nbs/08_equilibrium_rnn.ipynb #403e1ab9
 class EquilibriumRNN(nn.Module):
     """h_t = f(x_t, h_t, h_{t−1}) for any `cell(x_t, h_t, h_prev)`: output, h_n = rnn(x, h_0), time first. After a call, `rnn.solution`.
 
@@ -276,7 +298,7 @@ class EquilibriumRNN(nn.Module):
         _check_solve(solver, tol, 0, max_iter, on_failure)
         if jacobian == 'block' and not getattr(cell, 'coupling', None): raise ValueError("jacobian='block' needs a cell that says its coupling; allowed here: 'dense', 'diagonal', 'jacobi', 'picard'")
         self.cell, self.mode, self.jacobian, self.solver, self.tol, self.max_iter, self.on_failure = cell, mode, jacobian, solver, tol, max_iter, on_failure
-        self.solution, self._checked = None, not getattr(cell, 'coupling', None)
+        self.solution, self._checked = None, not (getattr(cell, 'coupling', None) or getattr(cell, 'jacobian', None))
 
     def extra_repr(self): return f'mode={self.mode!r}, jacobian={self.jacobian!r}, tol={self.tol:g}, max_iter={self.max_iter}'
 
@@ -308,7 +330,7 @@ def _start(cell, x, h_0):
     if sizes != {x.shape[1]}: raise ValueError(f'h_0 must hold tensors with the batch of x, {x.shape[1]}, first; got shapes {[tuple(t.shape) for t in leaves(h_0)]}')
     return h_0
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #dc71c483
+# %% ../nbs/08_equilibrium_rnn.ipynb #c6fd759d
 def _solve_all(self, step, x):
     "The states by `mode`; what parallel mode does not manage is done sequentially."
     step = _Step(self.cell, step.packing.nest(step.h0.detach()))
@@ -343,6 +365,7 @@ def _check_coupling(step, x):
     for wanted, m in zip(full, blocks):
         claimed = 0 if m is None else _states((m.mT @ _units(v[None], step.k)[..., None])[..., 0], len(v))[0]
         if not torch.allclose(wanted, torch.zeros_like(wanted) + claimed, rtol=1e-3, atol=1e-3*wanted.abs().max().item()):
+            if step.jacobian: raise ValueError('cell.jacobian(x, h, before) does not return the Jacobians (∂f/∂h_t or None, ∂f/∂h_{t−1}) of cell(x, h, before)')
             raise ValueError(f'cell says coupling={getattr(step.cell, "coupling", None)}, explicit={step.explicit}, but its Jacobian has entries outside of these blocks')
 
 # %% ../nbs/08_equilibrium_rnn.ipynb #3ec2199d

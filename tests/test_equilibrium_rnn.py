@@ -130,3 +130,18 @@ def test_copies_and_trains():
             optimizer.zero_grad(); loss.backward(); optimizer.step()
             losses.append(loss.item())
     assert losses[-1] < .3*losses[0]
+
+def test_a_jacobian_in_closed_form():
+    "Explicit(nn.GRUCell) brings its own: the same gradients as autograd through the loop; a wrong one is refused."
+    cell, x = Explicit(nn.GRUCell(3, 5)), torch.randn(12, 2, 3, requires_grad=True)
+    assert cell.jacobian is not None and Explicit(nn.LSTMCell(3, 5)).jacobian is None
+    h = h0 = torch.randn(2, 5, requires_grad=True)
+    states = []
+    for x_t in x: h = cell(x_t, h, h); states.append(h)
+    want = torch.autograd.grad(torch.stack(states).square().sum(), (x, h0, *cell.parameters()))
+    for mode in ('sequential', 'parallel'):
+        got = torch.autograd.grad(EquilibriumRNN(cell, mode, tol=1e-12)(x, h0)[0].square().sum(), (x, h0, *cell.parameters()))
+        for a, b in zip(got, want): torch.testing.assert_close(a, b, atol=1e-8, rtol=1e-8)
+    class Wrong(Explicit):
+        def jacobian(self, x, h, before): return None, 2*self._gru_jacobian(x, h, before)[1]
+    with pytest.raises(ValueError, match='cell.jacobian'): EquilibriumRNN(Wrong(nn.GRUCell(3, 5)))(x, h0)

@@ -1,81 +1,237 @@
-"Depth as rest points: the gradient, the collapse, parallel over depth, and every option differentiated."
-import copy, pickle
+"Chapter 09: the collapse, the gradients of every option, the parts that a notebook cell is too short for."
+import copy, itertools, pickle, warnings
 import pytest, torch
-from deq_irnn import IncrementalResNet, Picard, depth_jacobian
+from torch import nn
+from torch.autograd import gradcheck, gradgradcheck
+from deq_irnn.fixed_point import ConvergenceError, ConvergenceWarning
+from deq_irnn.implicit import fixed_point
+from deq_irnn.resnet import IncrementalResNet, depth_jacobian, rest_points
+from deq_irnn.solvers import Anderson, Broyden, solve
+from deq_irnn.wellposed import contractive, conv_norm
 
-F64 = torch.float64
-def make(depth=3, features=4, **options): return IncrementalResNet(features, depth, **{'tol': 1e-13, 'max_iter': 500, 'dtype': F64, **options})
-OPTIONS = [dict(injection=i, steps=k, transition=t, block=b) for i in ('input', 'normed', 'both') for k in (None, 2) for t in ('minus', 'plus', 'rotation') for b in ('dense', 'conv')]
-def sample(options, B=2): return torch.randn(B, 4, *((3, 3) if options.get('block') == 'conv' else ()), dtype=F64)
+EXACT, TRANSITIONS = dict(tol=1e-13, max_iter=500), ('minus', 'plus', 'rotation')
 
-@pytest.mark.parametrize('transition', ('minus', 'plus', 'rotation'))
-@pytest.mark.parametrize('nonlinearity', ('tanh', 'relu'))
-def test_all_singular_values_are_one_at_depth_64(transition, nonlinearity):
-    net, x, h0 = make(64, 6, transition=transition, nonlinearity=nonlinearity), torch.randn(6, dtype=F64), torch.randn(6, dtype=F64)
-    J = depth_jacobian(lambda h: net(x.expand(len(h), -1), h), h0)
-    assert (torch.linalg.svdvals(J) - 1).abs().max() < 1e-10
-    if transition != 'rotation': assert torch.allclose(J, torch.eye(6, dtype=F64), atol=1e-10)        # (−1)^64
+@pytest.fixture(autouse=True)
+def double(): torch.set_default_dtype(torch.float64)
+
+def input_for(net, B=2): return torch.randn(B, net.features, *(4, 5)*(net.block == 'conv'))
+
+def turned(net, h, l):
+    if net.transition != 'rotation': return h if net.transition == 'plus' else -h
+    C, a = net.features, net.angle[l]
+    R = torch.zeros(C, C)
+    for i in range(C//2): R[i, i] = R[i + C//2, i + C//2] = a[i].cos(); R[i + C//2, i] = a[i].sin(); R[i, i + C//2] = -a[i].sin()
+    return torch.einsum('ij,bj...->bi...', R, h)
+
+def affine(K, x): return x @ K.T if K.dim() == 2 else nn.functional.conv2d(x, K, padding=1)
+
+def reference(net, x, h):
+    "One layer after the other, h_{l−1} in the equation: h_l = R h_{l−1} + κφ(U(h_l − R h_{l−1})/κ + W u + b) by root-finding."
+    for l in range(net.depth):
+        U = net.U[l]*min(1, net.bound/(torch.linalg.matrix_norm(net.U[l], 2) if net.block == 'dense' else conv_norm(net.U[l], x.shape[2:])).item())
+        normed = (h - h.flatten(1).mean(1).view(-1, *[1]*(h.dim() - 1)))/(h.flatten(1).var(1, correction=0) + 1e-5).sqrt().view(-1, *[1]*(h.dim() - 1))
+        u = {'input': x, 'normed': normed, 'both': torch.cat([x, normed], 1)}[net.injection]
+        p, past = affine(net.W[l], u) + net.bias[l].view(-1, *[1]*(h.dim() - 2)), turned(net, h, l)
+        def phi(s): return net.phi(affine(U, s) + p)
+        if net.steps is None: h = solve(lambda h: past + net.scale*phi((h - past)/net.scale), past, tol=0, atol=1e-12, max_iter=500).z
+        else:
+            g = h if net.start == 'previous' else torch.zeros_like(h)      # the ODE in g, not in s
+            for e in net.eta[l]: g = g + e*(net.scale*phi((g - past)/net.scale) - (g - past))
+            h = g
+    return h
 
 @pytest.mark.parametrize('block', ('dense', 'conv'))
-@pytest.mark.parametrize('transition', ('minus', 'plus'))
-def test_the_collapse(transition, block):
-    "The network is a signed sum of equilibria, each found by a network of one layer that knows nothing of the others."
-    net, x = make(5, transition=transition, block=block), sample(dict(block=block))
-    total, sign = torch.zeros_like(x), 1 if transition == 'plus' else -1
-    for l in range(5):
-        one = make(1, transition='plus', block=block)
+@pytest.mark.parametrize('injection', ('input', 'normed', 'both'))
+@pytest.mark.parametrize('steps', (None, 3))
+@pytest.mark.parametrize('transition', TRANSITIONS)
+def test_equals_the_equation_as_written(block, injection, steps, transition):
+    for start, scale in (('previous', 1.), ('zero', .5)):
+        net = IncrementalResNet(4, 5, injection, steps, transition, block, start=start, scale=scale, eta=.3, **EXACT)
+        x, h0 = input_for(net), input_for(net)
+        with torch.no_grad():
+            torch.testing.assert_close(net(x, h0), reference(net, x, h0), atol=1e-9, rtol=1e-9)
+            torch.testing.assert_close(net(x), net(x, x), atol=0, rtol=0)
+
+@pytest.mark.parametrize('transition', TRANSITIONS)
+@pytest.mark.parametrize('parallel', (True, False))
+def test_every_singular_value_is_one_at_depth_64(transition, parallel):
+    "Autograd through the network; and through the equation with h_{l−1} in it, where nothing is known of the collapse."
+    net = IncrementalResNet(16, 64, transition=transition, parallel=parallel, **EXACT)
+    x = torch.randn(16)
+    values = torch.linalg.svdvals(depth_jacobian(lambda h: net(x.expand(len(h), -1), h), torch.randn(16)))
+    assert (values - 1).abs().max() < 1e-12
+
+def test_every_singular_value_is_one_by_implicit_differentiation():
+    net, x = IncrementalResNet(6, 64), torch.randn(6)
+    U = contractive(net.U, net.bound).detach()
+    def run(h):
+        for l in range(64): h = fixed_point(lambda z, h: torch.tanh((z + h) @ U[l].T + (x @ net.W[l].T + net.bias[l]).detach()) - h, torch.zeros_like(h), args=(h,), tol=1e-12, max_iter=300)
+        return h
+    assert (torch.linalg.svdvals(depth_jacobian(run, torch.randn(6))) - 1).abs().max() < 1e-9
+
+def test_conv_singular_values_are_one():
+    net, x = IncrementalResNet(2, 20, transition='rotation', block='conv', **EXACT), torch.randn(2, 3, 4)
+    values = torch.linalg.svdvals(depth_jacobian(lambda h: net(x.expand(len(h), -1, -1, -1), h), torch.randn(2, 3, 4)))
+    assert values.shape == (24,) and (values - 1).abs().max() < 1e-12
+
+@pytest.mark.parametrize('nonlinearity', ('relu', 'tanh', torch.sin))
+@pytest.mark.parametrize('block', ('dense', 'conv'))
+def test_collapse(nonlinearity, block):
+    "The network is the alternating sum of equilibria, each solved by a network of its own with one layer; and each solves its equation."
+    net = IncrementalResNet(4, 9, block=block, nonlinearity=nonlinearity, **EXACT)
+    x, h0 = input_for(net), input_for(net)
+    total = (-1)**9*h0
+    for l in range(9):
+        one = IncrementalResNet(4, 1, block=block, nonlinearity=nonlinearity, **EXACT)
         with torch.no_grad():
             for name in ('U', 'W', 'bias'): getattr(one, name).copy_(getattr(net, name)[l:l+1])
-        total = sign*total + one(x, torch.zeros_like(x))
-    assert torch.allclose(net(x, torch.zeros_like(x)), total, atol=1e-10)
+        total = total + (-1)**(8 - l)*one(x, torch.zeros_like(x))
+    torch.testing.assert_close(net(x, h0), total, atol=1e-10, rtol=1e-10)
+    assert net.solution.converged.all() and net.solution.residual.shape == (9*2,)
 
-@pytest.mark.parametrize('options', [o for o in OPTIONS if o['injection'] == 'input' and o['steps'] is None], ids=str)
-def test_parallel_over_depth_is_layer_by_layer(options):
-    net, x = make(6, **options), sample(options)
-    other = copy.deepcopy(net); other.parallel = False
-    assert torch.allclose(net.layers(x), other.layers(x), atol=1e-10) and net.layers(x).shape == (6, *x.shape)
-    assert net.solution.converged.all() and len(net.solution.converged) == 6*len(x)
-    for a, b in zip(torch.autograd.grad(net(x).square().sum(), net.parameters()), torch.autograd.grad(other(x).square().sum(), other.parameters())): assert torch.allclose(a, b, atol=1e-8)
+def test_order_of_layers_does_not_matter_and_in_normed_does():
+    for injection, same in (('input', True), ('normed', False)):
+        net = IncrementalResNet(6, 8, injection, **EXACT)
+        other, order = copy.deepcopy(net), [4, 3, 2, 7, 6, 1, 0, 5]
+        with torch.no_grad():
+            for name in ('U', 'W', 'bias'): getattr(other, name).copy_(getattr(net, name)[order])
+        x = torch.randn(3, 6)
+        assert torch.allclose(net(x), other(x), atol=1e-9) == same
+
+def test_minus_and_plus_are_one_class_for_odd_phi():
+    minus, plus = (IncrementalResNet(6, 8, transition=t, **EXACT) for t in ('minus', 'plus'))
+    sign = (-1.)**torch.arange(7, -1, -1)
+    with torch.no_grad(): plus.U.copy_(minus.U); plus.W.copy_(minus.W*sign[:, None, None]); plus.bias.copy_(minus.bias*sign[:, None])
+    x = torch.randn(3, 6)
+    torch.testing.assert_close(plus(x), minus(x), atol=1e-10, rtol=1e-10)
+
+@pytest.mark.parametrize('block', ('dense', 'conv'))
+@pytest.mark.parametrize('transition', TRANSITIONS)
+@pytest.mark.parametrize('solver', (None, Broyden()), ids=str)
+def test_parallel_over_depth_equals_loop(block, transition, solver):
+    net = IncrementalResNet(4, 12, transition=transition, block=block, solver=solver, **EXACT)
+    x, h0 = input_for(net).requires_grad_(), input_for(net).requires_grad_()
+    both = []
+    for net.parallel in (True, False):
+        h = net.layers(x, h0)
+        both.append((h, *torch.autograd.grad(h.square().sum(), (x, h0, *net.parameters())), net.solution.z.view(h.shape)))
+        assert net.solution.converged.all() and len(net.solution.residual) == 24
+    for a, b in zip(*both): torch.testing.assert_close(a, b, atol=1e-8, rtol=1e-8)
+
+OPTIONS = [dict(injection=i, steps=k, transition=t, block=b) for i, k, t, b in itertools.product(('input', 'normed', 'both'), (None, 2), TRANSITIONS, ('dense', 'conv')) if b == 'dense' or t == 'rotation'] \
+    + [dict(parallel=False), dict(scale=.5), dict(nonlinearity=torch.sin), dict(nonlinearity='sigmoid', injection='normed'), dict(bias=False), dict(solver=Anderson(), injection='normed'), dict(steps=2, start='zero', scale=.5)]
 
 @pytest.mark.parametrize('options', OPTIONS, ids=str)
-def test_derivatives(options):
-    net, x = make(2, **options), sample(options, 1).requires_grad_()
-    h0 = torch.randn_like(x).requires_grad_()
+def test_gradients(options):
+    net = IncrementalResNet(2, 3, eta=.4, kernel_size=3, **options, **EXACT)
     names, params = zip(*net.named_parameters())
-    def f(x, h0, *p): return torch.func.functional_call(net, dict(zip(names, p)), (x, h0))
-    assert torch.autograd.gradcheck(f, (x, h0, *params), fast_mode=True)
+    def run(x, h0, *params): return torch.func.functional_call(net, dict(zip(names, params)), (x, h0))
+    x, h0 = (torch.randn(2, 2, *(3, 3)*(net.block == 'conv'), requires_grad=True) for _ in range(2))
+    assert gradcheck(run, (x, h0, *params), fast_mode=True)
 
-def test_many_steps_come_to_rest():
-    options = dict(injection='input', transition='minus')
-    exact, long = make(3, **options), make(3, steps=300, eta=.5, **options)
-    long.load_state_dict(exact.state_dict(), strict=False)
-    x = torch.randn(2, 4, dtype=F64)
-    assert torch.allclose(exact(x), long(x), atol=1e-9)
+@pytest.mark.parametrize('options', (dict(), dict(transition='rotation'), dict(injection='normed'), dict(steps=2)), ids=str)
+def test_second_derivatives(options):
+    net = IncrementalResNet(2, 2, **options, **EXACT)
+    names, params = zip(*net.named_parameters())
+    def run(x, *params): return torch.func.functional_call(net, dict(zip(names, params)), (x,))
+    assert gradgradcheck(run, (torch.randn(2, 2, requires_grad=True), *params), fast_mode=True)
 
-def test_one_step_from_the_layer_before_is_a_residual_network():
-    "With η = 1, s = h + h then φ(U s + p) replaces it: h_l = φ(2 U h_{l−1} + p) − h_{l−1}."
-    net, x = make(1, steps=1, eta=1., nonlinearity='relu'), torch.randn(2, 4, dtype=F64)
-    U = net.U[0]/max(1., (torch.linalg.matrix_norm(net.U[0], 2)/.95).item())
-    assert torch.allclose(net(x), torch.relu(2*x @ U.T + x @ net.W[0].T + net.bias[0]) - x)
+def test_k_steps_jacobian():
+    "R + M(cI − R), M = Π(I + η(DU − I)); and 'plus' from 'previous' never composes."
+    for transition, start in itertools.product(TRANSITIONS, ('previous', 'zero')):
+        net, x, h = IncrementalResNet(4, 1, steps=3, eta=.3, transition=transition, start=start), torch.randn(4), torch.randn(4)
+        U, p, eye = contractive(net.U, net.bound)[0].detach(), (net.W[0] @ x + net.bias[0]).detach(), torch.eye(4)
+        R = turned(net, eye, 0).T.detach()
+        c = float(start == 'previous')
+        s, M = (c*eye - R) @ h, eye
+        for _ in range(3):
+            y = torch.tanh(U @ s + p)
+            M, s = (eye + .3*((1 - y*y)[:, None]*U - eye)) @ M, s + .3*(y - s)
+        J = depth_jacobian(lambda h: net(x.expand(len(h), -1), h), h)
+        torch.testing.assert_close(J, R + M @ (c*eye - R), atol=1e-12, rtol=1e-12)
+        if (transition, start) == ('plus', 'previous'): torch.testing.assert_close(J, eye, atol=1e-12, rtol=0)
 
-def test_the_bound_survives_any_training_step():
-    net, x = make(4), torch.randn(3, 4, dtype=F64)
-    for _ in range(5):
-        with torch.no_grad():
-            for p in net.parameters(): p.add_(10*torch.randn_like(p))
-        net(x); assert net.solution.converged.all()
+def test_the_bound_on_the_normed_term():
+    net = IncrementalResNet(8, 1, 'normed', scale=.7, **EXACT)
+    for size in (.1, 1., 10., 100.):
+        h = size*torch.randn(8)
+        E = depth_jacobian(net, h) + torch.eye(8)
+        bound = .7*torch.linalg.matrix_norm(net.W[0], 2)/(1 - torch.linalg.matrix_norm(contractive(net.U, net.bound)[0], 2))/h.std(correction=0)
+        assert torch.linalg.matrix_norm(E, 2) <= bound
 
-def test_solver_choice_copies_and_files():
-    net, x = make(solver=Picard()), torch.randn(2, 4, dtype=F64)
-    reflected = make(); reflected.load_state_dict(net.state_dict())
-    assert torch.allclose(net(x), reflected(x), atol=1e-10)
-    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))): assert torch.equal(twin(x), net(x))
+def test_bound_survives_large_steps():
+    for block in ('dense', 'conv'):
+        net = IncrementalResNet(4, 4, block=block, max_iter=500)
+        x, optimizer = input_for(net), torch.optim.SGD(net.parameters(), 100.)
+        for _ in range(5): optimizer.zero_grad(); net(x).square().sum().neg().backward(); optimizer.step()
+        net(x)
+        assert net.solution.converged.all() and net.U.abs().max() > 2
 
-@pytest.mark.parametrize('call, message', (
-    (lambda: IncrementalResNet(4, 0), 'depth'), (lambda: IncrementalResNet(4, 2, injection='x'), "injection must be .* got 'x'"), (lambda: IncrementalResNet(4, 2, transition='turn'), 'transition'),
-    (lambda: IncrementalResNet(5, 2, transition='rotation'), 'features must be even'), (lambda: IncrementalResNet(4, 2, block='pool'), 'block'), (lambda: IncrementalResNet(4, 2, steps=0), 'steps'),
-    (lambda: IncrementalResNet(4, 2, block='conv', kernel_size=2), 'kernel_size must be odd'), (lambda: IncrementalResNet(4, 2, bound=1.2), 'bound'),
-    (lambda: IncrementalResNet(4, 2)(torch.zeros(2, 5)), r'x must have the shape \(B, 4\)'), (lambda: IncrementalResNet(4, 2, block='conv')(torch.zeros(2, 4)), r'\(B, 4, H, W\)'),
-    (lambda: IncrementalResNet(4, 2)(torch.zeros(2, 4), torch.zeros(3, 4)), 'h0 must have the shape of x')))
-def test_wrong_arguments_name_themselves(call, message):
-    with pytest.raises(ValueError, match=message): call()
+@pytest.mark.parametrize('options', (dict(), dict(injection='normed', transition='rotation'), dict(steps=3), dict(block='conv')), ids=str)
+def test_copies_pickles_states(options):
+    net = IncrementalResNet(4, 3, **options)
+    x = input_for(net)
+    net(x)
+    out = net(x)
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))): torch.testing.assert_close(other(x), out, atol=0, rtol=0)
+    fresh = IncrementalResNet(4, 3, **options)
+    fresh.load_state_dict(net.state_dict())
+    torch.testing.assert_close(fresh(x), out, atol=0, rtol=0)
+
+@pytest.mark.parametrize('shape', ((2, 4, 3, 3), (1, 4, 7, 5), (3, 4, 28, 28)))
+@pytest.mark.parametrize('injection', ('input', 'both'))
+def test_conv_shapes(shape, injection):
+    net = IncrementalResNet(4, 3, injection, block='conv', dtype=torch.float32)
+    x = torch.randn(shape, dtype=torch.float32)
+    assert net(x).shape == shape and net.layers(x).shape == (3, *shape) and net(x).dtype == torch.float32
+
+def test_float32_one_sample_and_one_layer():
+    net = IncrementalResNet(6, 1, dtype=torch.float32)
+    out = net(torch.randn(1, 6, dtype=torch.float32))
+    assert out.dtype == torch.float32 and out.isfinite().all()
+    assert IncrementalResNet(6, 4)(torch.zeros(0, 6)).shape == (0, 6)
+
+def test_samples_do_not_disturb_each_other():
+    for injection in ('input', 'normed'):
+        net, x = IncrementalResNet(6, 5, injection, on_failure='ignore', **EXACT), torch.randn(3, 6)
+        bad = x.clone(); bad[1] = float('nan')
+        out = net(bad)
+        torch.testing.assert_close(out[::2], net(x[::2]), atol=1e-10, rtol=1e-10)
+        assert out[1].isnan().all()
+
+def test_failures_are_told():
+    for injection in ('input', 'normed'):
+        net = IncrementalResNet(6, 5, injection, tol=1e-12, max_iter=2)
+        with pytest.warns(ConvergenceWarning): net(torch.randn(2, 6))
+        net = IncrementalResNet(6, 5, injection, tol=1e-12, max_iter=2, on_failure='raise')
+        with pytest.raises(ConvergenceError): net(torch.randn(2, 6))
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            IncrementalResNet(6, 5, injection, tol=1e-12, max_iter=2, on_failure='ignore')(torch.randn(2, 6))
+
+@pytest.mark.parametrize('wrong, names', (
+    (dict(features=0), 'features'), (dict(depth=0), 'depth'), (dict(injection='x'), 'injection'), (dict(steps=0), 'steps'), (dict(transition='input_rotation'), 'transition'), (dict(block='linear'), 'block'),
+    (dict(kernel_size=4), 'kernel_size'), (dict(start='h'), 'start'), (dict(eta=0.), 'eta'), (dict(scale=-1.), 'scale'), (dict(bound=1.), 'bound'), (dict(tol=-1.), 'tol'), (dict(max_iter=0), 'max_iter'),
+    (dict(on_failure='cry'), 'on_failure'), (dict(nonlinearity='swish'), 'nonlinearity'), (dict(features=5, transition='rotation'), 'features')), ids=str)
+def test_wrong_arguments_are_named(wrong, names):
+    with pytest.raises(ValueError, match=names): IncrementalResNet(**{'features': 4, 'depth': 2, **wrong})
+
+def test_wrong_types_and_shapes_are_named():
+    for wrong in (dict(features=4.), dict(depth='2'), dict(steps=True), dict(solver='anderson'), dict(nonlinearity=3)):
+        with pytest.raises(TypeError): IncrementalResNet(**{'features': 4, 'depth': 2, **wrong})
+    dense, conv = IncrementalResNet(4, 2), IncrementalResNet(4, 2, block='conv')
+    for net, x in ((dense, torch.randn(2, 3)), (dense, torch.randn(2, 4, 5, 5)), (conv, torch.randn(2, 4)), (conv, torch.randn(2, 3, 5, 5))):
+        with pytest.raises(ValueError, match='x must have the shape'): net(x)
+    with pytest.raises(ValueError, match='h0'): dense(torch.randn(2, 4), torch.randn(1, 4))
+    with pytest.raises(ValueError, match='kernel'): conv(torch.randn(2, 4, 2, 2))
+
+def test_rest_points_keeps_layers_apart():
+    "Row l·B + b of the solution is layer l of sample b; layers with harder equations take more iterations, the others no more than alone."
+    U = contractive(torch.randn(3, 8, 8), 1.)*torch.tensor([.1, .5, .95])[:, None, None]
+    p = torch.randn(3, 5, 8)
+    from deq_irnn.irnn import activation
+    s, sol = rest_points(U, p, activation('tanh'), tol=1e-10)
+    assert torch.equal(sol.z.view(3, 5, 8), s) and (sol.iterations.view(3, 5).double().mean(1).diff() > 0).all()
+    for l in range(3):
+        alone, _ = rest_points(U[[l, l]], p[[l, l]], activation('tanh'), tol=1e-10)
+        torch.testing.assert_close(alone[0], s[l], atol=1e-12, rtol=1e-12)
