@@ -18,9 +18,10 @@ def _zeros(x):
     if not isinstance(x, torch.Tensor): raise TypeError(f'the state starts as zeros like x where x is one tensor; x is a {type(x).__name__}: pass z0, or give the layer init=')
     return torch.zeros_like(x)
 
-# %% ../nbs/04_deq.ipynb #420df3d9
+# %% ../nbs/04_deq.ipynb #d8a18244
 def _given(value, default): return default if value is None else value
 
+# %% ../nbs/04_deq.ipynb #b72dcf4a
 class DEQ(nn.Module):
     """The equilibrium z = f(z, x) of a module `f`, as a layer (Bai, Kolter, Koltun 2019, arXiv:1909.01377).
 
@@ -49,7 +50,7 @@ class DEQ(nn.Module):
         other = f', eval_tol={evaluation[0]:g}, eval_max_iter={evaluation[1]}' if evaluation != (tol, n) else ''
         return f'solver={self.solver}, gradient={self.gradient}, tol={tol:g}, max_iter={n}{other}' + f', remember={self.remember}'*bool(self.remember) + f', trajectory={self.trajectory}'*bool(self.trajectory)
 
-# %% ../nbs/04_deq.ipynb #23d0062e
+# %% ../nbs/04_deq.ipynb #f3bdb422
 def _keys(key, B):
     key = key.tolist() if isinstance(key, torch.Tensor) else list(key)
     if len(key) != B or not all(isinstance(k, int) for k in key): raise ValueError(f'key must hold one integer for each of the {B} samples; got {len(key)}: {key[:4]}…')
@@ -65,6 +66,7 @@ def _recalled(self, start, key):
         if row is not None and (row.shape, row.dtype, row.device) == (z[i].shape, z.dtype, z.device): z[i] = row
     return packing.nest(z)
 
+# %% ../nbs/04_deq.ipynb #51075ae9
 def _remembered(self, z, key):
     "Keep the finite rows of z, the newest `remember` of them."
     rows = Packing(z).flat(z)

@@ -161,7 +161,7 @@ def _columns(step, x, h, before):
             columns.append(column.unflatten(1, (step.k, -1)))
     return value, [torch.stack(columns[i*step.k:(i + 1)*step.k], 2).permute(0, 3, 1, 2) for i in range(len(at))]
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #3944c9fd
+# %% ../nbs/08_equilibrium_rnn.ipynb #01937293
 @torch.no_grad()
 def _linear(step, x, h):
     "f at the states h (T, B, D), and the k × k blocks of ∂f/∂h_t (None if explicit) and ∂f/∂h_{t−1} for each unit of each token: (T, B·D/k, k, k)."
@@ -180,6 +180,7 @@ def _differentiated(step, tokens):
         step.backwards = True
         return _rows(step, *tokens)
 
+# %% ../nbs/08_equilibrium_rnn.ipynb #b907664a
 def _units(h, k): return h.unflatten(2, (k, -1)).transpose(2, 3).flatten(1, 2)                # (T, B, D) → (T, B·D/k, k)
 def _states(h, B): return h.unflatten(1, (B, -1)).transpose(2, 3).flatten(2)                  # and back
 
@@ -194,9 +195,10 @@ def _inverse_times(A, X):
     if A.shape[-1] == 1: return X/(1 - A)
     return torch.linalg.solve_ex(torch.eye(A.shape[-1], dtype=A.dtype, device=A.device) - A, X)[0]
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #e33964b0
+# %% ../nbs/08_equilibrium_rnn.ipynb #05ddd045
 CHUNK = 2**22                                                           # numbers of a Jacobian that are held at a time
 
+# %% ../nbs/08_equilibrium_rnn.ipynb #9d734e43
 class _Adjoint(torch.autograd.Function):
     "Value: the states h (T, B, D). Gradient: λ of @eq-lambda of chapter 08, handed on to `value`, f at the states, and B₁ᵀλ₁ to h0."
     @staticmethod
@@ -224,7 +226,7 @@ class _Adjoint(torch.autograd.Function):
         step.h0 = h0
         return None, g, after, None, None
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #94fb11ff
+# %% ../nbs/08_equilibrium_rnn.ipynb #0c806cfc
 JACOBIANS = 'dense', 'block', 'diagonal', 'jacobi', 'picard'
 
 def _diagonal(step, x, h):
@@ -237,6 +239,7 @@ def _diagonal(step, x, h):
     A, J = (torch.stack(c, 1).view(T, B*D, 1, 1) for c in zip(*found))
     return columns[0][0].view_as(h), None if step.explicit else A, J
 
+# %% ../nbs/08_equilibrium_rnn.ipynb #636f2902
 def _newton(step, x, h, how):
     "f at h, and a function that gives the step δ (T, B, D) of the whole sequence, for a damping (B,) that scales B_t."
     if how in ('jacobi', 'picard'):
@@ -330,7 +333,7 @@ def _start(cell, x, h_0):
     if sizes != {x.shape[1]}: raise ValueError(f'h_0 must hold tensors with the batch of x, {x.shape[1]}, first; got shapes {[tuple(t.shape) for t in leaves(h_0)]}')
     return h_0
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #c6fd759d
+# %% ../nbs/08_equilibrium_rnn.ipynb #bcbf30b4
 def _solve_all(self, step, x):
     "The states by `mode`; what parallel mode does not manage is done sequentially."
     step = _Step(self.cell, step.packing.nest(step.h0.detach()))
@@ -343,6 +346,7 @@ def _solve_all(self, step, x):
     return sol
 EquilibriumRNN._solve = _solve_all
 
+# %% ../nbs/08_equilibrium_rnn.ipynb #b4d7902c
 def _fall_back(self, step, x, sol):
     "The sequences that did not converge, sequentially; a warning that says how far they were and why."
     bad = (~sol.converged).nonzero()[:, 0]
@@ -356,6 +360,7 @@ def _fall_back(self, step, x, sol):
     sol.z = sol.z.clone(); sol.z[:, bad] = new.z
     return sol
 
+# %% ../nbs/08_equilibrium_rnn.ipynb #1310f314
 @torch.enable_grad()
 def _check_coupling(step, x):
     "`ValueError` unless the Jacobian really has the blocks that the cell claims: one random product with it, both ways."

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_
 from .fixed_point import Packing, Solution, check_number, check_positive, relative_residual, report
 from .solvers import Anderson, Picard, keep_autocast, solve, _check_solve, _eager
 
-# %% ../nbs/02_implicit.ipynb #1a29c664
+# %% ../nbs/02_implicit.ipynb #b13b24e2
 def _map(fn, x):
     "`fn` on every tensor in the nested arguments `x`."
     if isinstance(x, torch.Tensor): return fn(x)
@@ -23,6 +23,7 @@ def _map(fn, x):
         return type(x)(*items) if hasattr(x, '_fields') else type(x)(items) if type(x) in (tuple, list) else tuple(items)
     return {k: _map(fn, v) for k, v in x.items()} if isinstance(x, dict) else x
 
+# %% ../nbs/02_implicit.ipynb #eb681cc6
 class _Watch(TorchFunctionMode):
     "Notes the tensors that want a gradient and enter operations without having been made under this watch."
     def __init__(self, point): super().__init__(); self.point, self.outside, self.made = point, {}, {id(point): point}

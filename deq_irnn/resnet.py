@@ -68,10 +68,11 @@ def rest_points(U, p, phi, solver=None, tol=1e-4, max_iter=100, on_failure='warn
     sol.z = s.detach().flatten(0, 1)
     return s, sol
 
-# %% ../nbs/09_resnet.ipynb #4b0fa93a
+# %% ../nbs/09_resnet.ipynb #b3271a93
 _INJECTIONS = {'input': 1, 'normed': 1, 'both': 2}                      # how many parts W reads
 _TRANSITIONS, _BLOCKS = ('minus', 'plus', 'rotation'), ('dense', 'conv')
 
+# %% ../nbs/09_resnet.ipynb #8d58d491
 class _ResNetParameters(nn.Module):
     "U, W, b of all layers, the angles, the step sizes, and how they begin."
     def __init__(self, features, depth, injection, steps, transition, block, kernel_size, bias, eta, device, dtype):

@@ -112,7 +112,7 @@ class _Tokens(torch.autograd.Function):
         with torch.enable_grad(): s = _general(p, U, s, **ctx.options)[0]       # a gradient with a graph of its own: the rule of chapter 02
         return *torch.autograd.grad(s, (p, U), g, create_graph=True, allow_unused=True, materialize_grads=True), None, None
 
-# %% ../nbs/07_root_irnn.ipynb #d8faf0eb
+# %% ../nbs/07_root_irnn.ipynb #e5f0447f
 def _times(x, A):
     "The rows of x (N, D) times the block-diagonal matrix of blocks A (heads, d, d)."
     return (x.unflatten(1, (len(A), -1)).transpose(0, 1) @ A).transpose(0, 1).flatten(1)
@@ -130,6 +130,7 @@ def _general(p, U, s0, phi, recurrence, solver=Anderson(), **options):
     s = phi(_times(w, C) + q)
     return s, replace(sol, z=s.detach())
 
+# %% ../nbs/07_root_irnn.ipynb #98505c6c
 def token_equilibrium(p, U, phi, recurrence='contractive', tol=1e-4, max_iter=100, on_failure='warn', solver=None):
     """s = φ(U s + p) for N independent tokens, differentiable in both, to any order; also the `Solution`.
 
@@ -200,7 +201,7 @@ def time_parallel(group=None):
     try: yield
     finally: _TIME.reset(token)
 
-# %% ../nbs/07_root_irnn.ipynb #d58d9e35
+# %% ../nbs/07_root_irnn.ipynb #e2d7f1eb
 def _all(x, group):
     "x of every process of the group, stacked: the one collective."
     x = x.contiguous()
@@ -208,6 +209,7 @@ def _all(x, group):
     dist.all_gather(out, x, group=group)
     return torch.stack(out)
 
+# %% ../nbs/07_root_irnn.ipynb #afcdaf35
 class _Arriving(torch.autograd.Function):
     "The state that arrives at this process's chunk, from its own end from zero `c` (B, D) and its turn `angle` (B or 1, D/2 or D); one collective forward, one backward."
     @staticmethod

@@ -222,7 +222,7 @@ def _angle_gradient(theta, lam, past):
     across, along = torch.addcmul(q*u, p, v, value=-1), torch.addcmul(p*u, q, v)
     return theta.cos()*across.sum_to_size(theta.shape) - theta.sin()*along.sum_to_size(theta.shape)
 
-# %% ../nbs/05_scan.ipynb #24b6b372
+# %% ../nbs/05_scan.ipynb #7218502e
 class _Rotations(_Diagonal):
     "theta (T, 1 or B, D/2): an angle for each pair."
     def apply(theta, h):
@@ -242,6 +242,7 @@ class _Rotations(_Diagonal):
         turns = b.new_zeros(like, dtype=torch.float64)
         for t in _tiles(len(b), n, reverse): turns, h = _turning_tile(theta[t], b[t], turns, h, out[t], reverse, memory)
 
+# %% ../nbs/05_scan.ipynb #f59431d1
 class _Rotation(_Rotations):
     "theta (D/2,): the same angles in all steps."
     constant = True

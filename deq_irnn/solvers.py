@@ -51,7 +51,7 @@ class Anderson:
         z = _minus(fz, gamma, F)
         return (z if self.damping == 1 else z - (1 - self.damping)*_minus(r, gamma, R)).to(dtype)
 
-# %% ../nbs/01_solvers.ipynb #031ed592
+# %% ../nbs/01_solvers.ipynb #5366bd28
 def _at_least_float32(dtype): return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 def _minus(v, c, Q):
@@ -63,6 +63,7 @@ def _anderson_start(self, fz, r, memory):
     B, N, m = *r.shape, self.memory
     memory.update(R=r.new_empty(B, m, N), F=r.new_empty(B, m, N), gram=r.new_empty(B, m, m), r=r, fz=fz, count=0)
 
+# %% ../nbs/01_solvers.ipynb #c5463a61
 def _anderson_weights(self, fz, r, memory):
     "Put the newest differences into the rings; the weights γ (B, 1, n), and the filled parts of the rings (B, n, N)."
     i, n = memory['count'] % self.memory, min(memory['count'] + 1, self.memory)
@@ -143,13 +144,14 @@ def _compact(b, memory, *states):
     memory.update(_rows(memory, keep))
     return _rows(states, keep)
 
-# %% ../nbs/01_solvers.ipynb #48e0f957
+# %% ../nbs/01_solvers.ipynb #6757736b
 class _Residual:
     "The residual g(z), counting evaluations of the user's function; `pair(z)`: also f(z) = z + g(z). `args` shrink with the batch."
     def __init__(self, evaluate, args): self.evaluate, self.args, self.count = evaluate, args, 0
     def __call__(self, z): return self.pair(z)[1]
     def pair(self, z): self.count += 1; return self.evaluate(z, self.args)
 
+# %% ../nbs/01_solvers.ipynb #918a292c
 def _iterate(g, z, solver, tol, atol, max_iter, check_every, trace, to_start=False):
     "The loop, for a `_Residual` on matrices (B, N): a `Solution` of matrices."
     b, memory, B, traced, k = _Batch(z, solver, tol, to_start), {}, len(z), [], 0
@@ -224,7 +226,7 @@ def solve(f, z0, solver=Anderson(), tol=1e-5, atol=0., max_iter=100, args=(), on
     report(sol, on_failure, what)
     return sol
 
-# %% ../nbs/01_solvers.ipynb #aab3de1d
+# %% ../nbs/01_solvers.ipynb #a29ef5d1
 def _broyden_start(self, r, memory):
     "Forget the guess; the step is Picard's."
     n = min(4, self.memory)
@@ -238,6 +240,7 @@ def _broyden_grow(memory, more):
     S, T = memory['S'], memory['T']
     memory['S'], memory['T'] = torch.cat((S, torch.empty_like(S[:, :more])), 1), torch.nn.functional.pad(T, (0, more, 0, more))
 
+# %% ../nbs/01_solvers.ipynb #fadff60c
 def _broyden_weights(r, memory):
     "The weights c (B, n) of @eq-broyden-steps, after adding the newest row to its system."
     n, tiny = memory['count'], torch.finfo(r.dtype).tiny
@@ -306,7 +309,7 @@ def _newton_step(J, r):
     p = torch.where(fine[:, None], p, -torch.linalg.solve_ex(A, _times(J.mT, r)[..., None])[0][..., 0])
     return torch.nan_to_num(p, 0., 0., 0.)
 
-# %% ../nbs/01_solvers.ipynb #4a4c19a0
+# %% ../nbs/01_solvers.ipynb #2a4f289b
 def _dogleg(m):
     "The step within the region of trust (Powell 1970; Moré, Garbow, Hillstrom 1980)."
     J, r, d, tiny = m['J'], m['r'], m['d'], torch.finfo(m['r'].dtype).tiny
@@ -324,6 +327,7 @@ def _dogleg(m):
     m['predicted'] = 1 - (_norm(r + _times(J, p))/m['size'])**2
     return p
 
+# %% ../nbs/01_solvers.ipynb #4d37075f
 def _judge(m, size):
     "Which trial points are accepted; the regions of trust adapted, and samples marked whose region has become a point."
     actual = 1 - (size/m['size'])**2
@@ -352,7 +356,7 @@ class Newton:
             m['d'], m['newton'] = torch.where(m['scale'] > 0, m['scale'], 1.), _newton_step(m['J'], m['r'])
         return m['z'] + _dogleg(m)
 
-# %% ../nbs/01_solvers.ipynb #03d3b982
+# %% ../nbs/01_solvers.ipynb #39eaa4d6
 def _gmres(A, b, n, tol):
     "x with ‖Ax − b‖ ≤ tol‖b‖ for each sample or after `n` products, by Arnoldi's method: A (B, N) → (B, N) linear (Saad, Schultz 1986)."
     size = _norm(b)
@@ -371,6 +375,7 @@ def _gmres(A, b, n, tol):
         if bool((_norm((e - h @ y)[..., 0]) <= tol*size).all()): break
     return (y.mT @ V[:, :j+1])[:, 0]
 
+# %% ../nbs/01_solvers.ipynb #fc6e13dc
 def _least_squares(A, b):
     "argmin ‖Ay − b‖ for each of a batch of small systems; finite where A has lost rank."
     Q, R = torch.linalg.qr(A)

@@ -238,7 +238,7 @@ def _epoch_done():
 
 def _work(job): return run_one(*job, tell=_epoch_done)
 
-# %% ../nbs/13_study.ipynb #2ef6c453
+# %% ../nbs/13_study.ipynb #2643689c
 def _one_by_one(jobs, keep, bar, workers, threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -246,6 +246,7 @@ def _one_by_one(jobs, keep, bar, workers, threads):
         for job in jobs: keep(run_one(*job, tell=lambda: bar and bar.update()))
     finally: torch.set_num_threads(before)
 
+# %% ../nbs/13_study.ipynb #b3b298fc
 def _side_by_side(jobs, keep, bar, workers, threads):
     context = mp.get_context('spawn')
     counter, seen, others = context.Value('q', 0), 0, set(mp.active_children())
@@ -268,7 +269,7 @@ def _submit(pool, jobs):
     try: return {pool.submit(_work, job) for job in jobs}
     finally: signal.signal(signal.SIGINT, heard)
 
-# %% ../nbs/13_study.ipynb #da091267
+# %% ../nbs/13_study.ipynb #73bff7b1
 def study(plan, folder, device='auto', workers=1, threads=1, progress=True):
     """Do all runs of `plan` that `folder`/results.json does not hold yet, in `workers` processes of `threads` threads. Returns the results, a dict.
 
@@ -289,6 +290,7 @@ def study(plan, folder, device='auto', workers=1, threads=1, progress=True):
         if bar: bar.close()
     return load_results(folder)[0]
 
+# %% ../nbs/13_study.ipynb #0f17c03c
 def _one_line(run, task):
     how = f'{task["metric_name"]} {run["history"][-1]["metric"]:.3g}' if run['status'] == 'finished' else run['error']
     return f'{run["model"]} seed {run["seed"]}: {how}'

@@ -90,12 +90,13 @@ class AddingProblem(_Invented):
             mark.scatter_(1, torch.randint(low, high, (n, 1), generator=generator), 1.)
         return Split(torch.stack([value, mark], 2), (value*mark).sum(1, keepdim=True))
 
-# %% ../nbs/11_tasks.ipynb #2dcce7e0
+# %% ../nbs/11_tasks.ipynb #14d583be
 class OneHot(nn.Module):
     "Whole numbers (B, T) as indicator vectors (B, T, n) float32."
     def __init__(self, n): super().__init__(); self.n = n
     def forward(self, codes): return F.one_hot(codes.long(), self.n).float()
 
+# %% ../nbs/11_tasks.ipynb #8428127e
 class CopyMemory(_Invented):
     """Repeat `items` symbols (of `symbols`) after `delay` steps (Hochreiter & Schmidhuber, 1997; Arjovsky et al., arXiv 1511.06464).
 
@@ -274,7 +275,7 @@ def _load_mnist(folder):
     a, ya, b, yb = (_idx(files.read(n)) for n in names)
     return torch.cat([a, b]), torch.cat([ya, yb]).long(), len(a)
 
-# %% ../nbs/11_tasks.ipynb #05685a93
+# %% ../nbs/11_tasks.ipynb #152446ea
 def _check_sizes(train_size, test_size):
     for key, size in dict(train_size=train_size, test_size=test_size).items():
         if size is not None: check_positive(key, size, integer=True)
@@ -284,6 +285,7 @@ def _first(images, y, n_train, sizes):
     "The first of the training and of the test images, as many as `sizes` says (None: all)."
     return ((images[a:b][:n], y[a:b][:n]) for (a, b), n in zip(((0, n_train), (n_train, len(y))), sizes))
 
+# %% ../nbs/11_tasks.ipynb #9d84cf0d
 class PixelMNIST(Task):
     """MNIST as T = 784 steps of one pixel, plain or `permuted` (Le, Jaitly & Hinton, arXiv 1504.00941); `train_size`, `test_size`: only the first ones.
 
@@ -297,7 +299,7 @@ class PixelMNIST(Task):
         order = torch.randperm(784, generator=_generator(92)) if self.permuted else torch.arange(784)
         return tuple(Split(images, y, Pixels(order, 255)) for images, y in _first(*_load_mnist(self.folder), self.sizes))
 
-# %% ../nbs/11_tasks.ipynb #703e7aef
+# %% ../nbs/11_tasks.ipynb #59ab45eb
 def _load_cifar(folder):
     "Images (60000, 3, 32, 32) uint8, classes, and the number of those to train on."
     hint = (f'Put cifar-10-binary.tar.gz ("binary version (suitable for C programs)") into {folder}, '
@@ -309,6 +311,7 @@ def _load_cifar(folder):
     joined = torch.cat(records)
     return joined[:, 1:].reshape(-1, 3, 32, 32), joined[:, 0].long(), len(joined) - len(records[-1])
 
+# %% ../nbs/11_tasks.ipynb #41677d3d
 class PaddedCIFAR10(Task):
     """CIFAR-10 as 32 rows of 32·3 values, then noise until `length` (Chang et al., arXiv 1902.09689); `train_size`, `test_size`: only the first ones.
 

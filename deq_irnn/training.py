@@ -84,7 +84,7 @@ def learning_rate(settings, step, steps):
     warm = settings.warmup*steps
     return settings.lr*min(1., (step + 1)/warm if warm else 1.)*SCHEDULES[settings.schedule](step/steps)
 
-# %% ../nbs/12_training.ipynb #8f1120e6
+# %% ../nbs/12_training.ipynb #eeb07c4a
 class TrainingDiverged(RuntimeError):
     "A loss or gradient was not finite. `.report`: epoch, step, lr, loss, grad_norm, residual, iterations, recent losses, grad_norms by parameter."
     def __init__(self, message, report): super().__init__(message); self.report = report
@@ -100,6 +100,7 @@ def solutions(model):
             if hasattr(sol, 'residual'): found[id(sol)] = sol
     return list(found.values())
 
+# %% ../nbs/12_training.ipynb #a8351fc3
 def _solver_numbers(model):
     "Mean iterations, worst residual and share of unconverged samples in the last forward pass: a tensor (3,), or None without a solver."
     sols = [s for s in solutions(model) if s.residual.numel()]

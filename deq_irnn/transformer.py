@@ -51,12 +51,13 @@ class InjectedAttention(nn.Module):
         bias = attention_bias(self.slopes, q.shape[2], k.shape[2], self.causal, padding).to(q.dtype)
         return self.out(F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2))
 
-# %% ../nbs/10_transformer.ipynb #03ea1a5b
+# %% ../nbs/10_transformer.ipynb #54efa915
 def _check_block(features, heads, expand, norm):
     for name, v in (('features', features), ('heads', heads)): check_positive(name, v, integer=True)
     check_positive('expand', expand); check_choice('norm', norm, ('post', 'pre'))
     if features % heads: raise ValueError(f'features must be a multiple of heads = {heads}; got {features}')
 
+# %% ../nbs/10_transformer.ipynb #f390db72
 class EquilibriumBlock(nn.Module):
     """A transformer block as f(z, x): @eq-block of chapter 10. z, x (B, T, features) → (B, T, features).
 

@@ -33,7 +33,7 @@ def conv_norm(K, size, padding='zeros'):
     grid = [n + (k - 1)*(padding == 'zeros') for n, k in zip(size, K.shape[2:])]
     return torch.linalg.svdvals(torch.fft.rfft2(K, s=grid).permute(2, 3, 0, 1))[..., 0].amax()
 
-# %% ../nbs/03_wellposed.ipynb #310dc4df
+# %% ../nbs/03_wellposed.ipynb #bd2b31ad
 class Contractive(nn.Module):
     "Parametrization: ‖weight‖₂ ≤ `bound`. For a convolution (a weight of four dimensions), on pictures of `size` (H, W) and with `padding` 'zeros' or 'circular'."
     def __init__(self, bound=.95, size=None, padding='zeros'):
@@ -46,6 +46,7 @@ class Contractive(nn.Module):
         if self.size is None: raise ValueError('size=(H, W) must be given for a convolution: its norm depends on the picture')
         return V*(self.bound/conv_norm(V, self.size, self.padding)).clamp_max(1.)
 
+# %% ../nbs/03_wellposed.ipynb #d74c28ca
 def make_contractive(layer, bound=.95, size=None):
     "Put `Contractive` on the weight of an nn.Linear or a stride-1, ungrouped nn.Conv2d that keeps the picture's size. Returns the layer. `TypeError`, `ValueError` for anything else."
     if isinstance(layer, nn.Conv2d):
@@ -136,7 +137,7 @@ def jacobian_penalty(f, z, samples=1):
     products = (torch.autograd.grad(value, at, torch.randn_like(value), create_graph=True, allow_unused=True, materialize_grads=True)[0] for _ in range(samples))
     return sum(v.square().sum(1).mean() for v in products)/(samples*at.shape[1])
 
-# %% ../nbs/03_wellposed.ipynb #61fcab92
+# %% ../nbs/03_wellposed.ipynb #64419df2
 def ritz_values(f, z, steps=30):
     """Estimates of the outer eigenvalues of ∂f/∂z at z, for each sample: (B, min(steps, N)) complex, by Arnoldi's method from Jacobian-vector products (Saad 2011, §6.2); exact for `steps` ≥ N. Where a sample's
     basis is complete before, what is missing is 0."""
@@ -158,6 +159,7 @@ def ritz_values(f, z, steps=30):
         H[:, j+1, j], Q[:, j+1] = norm[:, 0], torch.where(norm > 0, v/norm.clamp_min(torch.finfo(v.dtype).tiny), 0.)
     return torch.linalg.eigvals(H[:, :n])
 
+# %% ../nbs/03_wellposed.ipynb #cc87a589
 def spectral_radius(f, z, steps=30):
     "The largest absolute eigenvalue of ∂f/∂z at z, (B,): below 1, plain iteration converges nearby. As `ritz_values`."
     return ritz_values(f, z, steps).abs().amax(1)
