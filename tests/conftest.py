@@ -13,3 +13,8 @@ def settings():
     matplotlib.pyplot.close('all') if 'matplotlib.pyplot' in __import__('sys').modules else None
 
 def pytest_configure(config): config.addinivalue_line('markers', 'cuda: needs a GPU; skipped where there is none')
+
+def hearing():
+    "For Popen(preexec_fn=): a child hears Ctrl-C also where the tests run in the background of a shell, which has its jobs ignore it."
+    import signal
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -2,6 +2,7 @@
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 import pytest
+from conftest import hearing
 from deq_irnn.study import Plan, run_one
 
 COMMAND = [Path(sys.executable).parent/'deq-irnn']
@@ -64,7 +65,7 @@ def test_interrupted_keeps_what_is_finished(tmp_path):
     "Ctrl-C after the first of two runs; then go on."
     slow = ['--models', 'irnn-1', '--seeds', '2', '--epochs', '40', '--hidden', '8', '--task', 'adding:length=20,train_size=640,test_size=32', '--workers', '1']
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} | {'OMP_NUM_THREADS': '1'}
-    process = subprocess.Popen([*COMMAND, 'study', *slow, '--out', tmp_path, '--name', 'cut'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True)
+    process = subprocess.Popen([*COMMAND, 'study', *slow, '--out', tmp_path, '--name', 'cut'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True, preexec_fn=hearing)
     results, end = tmp_path/'cut/results.json', time.time() + 90
     while time.time() < end and process.poll() is None:
         if results.exists() and json.loads(results.read_text())['runs']: break

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import deq_irnn.training as training
+from conftest import hearing
 from deq_irnn.fixed_point import ConvergenceError, Solution, Status
 from deq_irnn.tasks import AddingProblem, Split, Task, get_task
 from deq_irnn.training import (SCHEDULES, History, SequenceModel, Settings, Team, TrainingDiverged, append_row, clip_gradient, evaluate, fit,
@@ -313,7 +314,7 @@ save_checkpoint(path + '.final', model=model.state_dict(), losses=history['train
 
 def _start(tmp_path, name, die_at):
     script = tmp_path/'script.py'; script.write_text(_script)
-    return subprocess.Popen([sys.executable, str(script), str(tmp_path/name), str(die_at)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, str(script), str(tmp_path/name), str(die_at)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hearing)
 
 
 def _finish(process):
