@@ -238,7 +238,7 @@ def _epoch_done():
 
 def _work(job): return run_one(*job, tell=_epoch_done)
 
-# %% ../nbs/13_study.ipynb #2643689c
+# %% ../nbs/13_study.ipynb #f882f92c
 def _one_by_one(jobs, keep, bar, workers, threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -246,7 +246,7 @@ def _one_by_one(jobs, keep, bar, workers, threads):
         for job in jobs: keep(run_one(*job, tell=lambda: bar and bar.update()))
     finally: torch.set_num_threads(before)
 
-# %% ../nbs/13_study.ipynb #b3b298fc
+# %% ../nbs/13_study.ipynb #200deda1
 def _side_by_side(jobs, keep, bar, workers, threads):
     context = mp.get_context('spawn')
     counter, seen, others = context.Value('q', 0), 0, set(mp.active_children())
@@ -262,14 +262,14 @@ def _side_by_side(jobs, keep, bar, workers, threads):
         pool.shutdown(wait=False, cancel_futures=True)
         for process in set(mp.active_children()) - others: process.terminate()
 
-# %% ../nbs/13_study.ipynb #be5e2caf
+# %% ../nbs/13_study.ipynb #54eacf65
 def _submit(pool, jobs):
     "Start all jobs in processes that are born deaf to Ctrl-C."
     heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try: return {pool.submit(_work, job) for job in jobs}
     finally: signal.signal(signal.SIGINT, heard)
 
-# %% ../nbs/13_study.ipynb #73bff7b1
+# %% ../nbs/13_study.ipynb #1243ed5d
 def study(plan, folder, device='auto', workers=1, threads=1, progress=True):
     """Do all runs of `plan` that `folder`/results.json does not hold yet, in `workers` processes of `threads` threads. Returns the results, a dict.
 
@@ -290,12 +290,12 @@ def study(plan, folder, device='auto', workers=1, threads=1, progress=True):
         if bar: bar.close()
     return load_results(folder)[0]
 
-# %% ../nbs/13_study.ipynb #0f17c03c
+# %% ../nbs/13_study.ipynb #4a797da6
 def _one_line(run, task):
     how = f'{task["metric_name"]} {run["history"][-1]["metric"]:.3g}' if run['status'] == 'finished' else run['error']
     return f'{run["model"]} seed {run["seed"]}: {how}'
 
-# %% ../nbs/13_study.ipynb #53614a0e
+# %% ../nbs/13_study.ipynb #45dcef24
 def _by_model(results):
     "Model name → its runs, in the order of the plan."
     names = [*results['plan']['models'], *(r['model'] for r in results['runs'])]
@@ -309,7 +309,7 @@ def _spread(values):
 
 def _near_one(v): return f'{v:.4f}' if .01 <= v < 100 else f'{v:.0e}'
 
-# %% ../nbs/13_study.ipynb #f2926637
+# %% ../nbs/13_study.ipynb #6c5a8acd
 def _median_seconds(runs):
     "Per epoch: the median, because a busy machine makes single ones slow."
     return statistics.median([row['seconds'] for r in runs for row in r['history']] or [math.nan])
@@ -321,7 +321,7 @@ def _at_equal_time(results):
     budget = min((seconds[name]*len(good[0]['history']) for name, good in runs.items()), default=0.)
     return {name: [r['history'][n - 1]['metric'] for r in good] for name, good in runs.items() if (n := min(int(budget/seconds[name] + 1e-9), len(good[0]['history'])))}
 
-# %% ../nbs/13_study.ipynb #15884a87
+# %% ../nbs/13_study.ipynb #281ef0ff
 def _row(name, runs, timed):
     "The cells of one line of the table."
     good, rows = [r for r in runs if r['status'] == 'finished'], [row for r in runs for row in r['history']]
@@ -332,7 +332,7 @@ def _row(name, runs, timed):
             f'{statistics.mean(last):.1f}' if last else '–', f'{max(row["residual"] for row in solver):.0e}' if solver else '–',
             *(_near_one(pick(r['transition'][i] for r in good)) if good else '–' for i, pick in ((0, min), (1, max)))]
 
-# %% ../nbs/13_study.ipynb #80adf7c6
+# %% ../nbs/13_study.ipynb #506e915b
 def table(results):
     "A study's `results` as a table in Markdown, one line per network, with what has to be said about it."
     head = ['network', f'test {results["task"]["metric_name"]}', 'at equal time', 'parameters', 's/epoch', 'solver iterations', 'worst residual', 'σ_min ∂h_T/∂h_0', 'σ_max']
@@ -343,7 +343,7 @@ def table(results):
     lines.insert(1, '|' + '|'.join('-'*(w + 1) + ('-' if i == 0 else ':') for i, w in enumerate(wide)) + '|')
     return '\n'.join(lines + ['', _notes(results)])
 
-# %% ../nbs/13_study.ipynb #058a80e2
+# %% ../nbs/13_study.ipynb #ca36be12
 def _notes(results):
     plan, task, machine, seeds = results['plan'], results['task'], results['machine'], {r['seed'] for r in results['runs']}
     size = f'{plan["params"]} parameters (about)' if plan['params'] else f'{plan["hidden"]} hidden units'
@@ -357,14 +357,14 @@ def _notes(results):
 _WHY_MINUS = ('`root-minus` is low by a theorem, not by a fault in its training: with the rest point found exactly and ∂h_k/∂h_(k−1) = −I, h_T is an alternating sum '
               'of functions of single inputs. It knows which inputs came at even and which at odd steps, and nothing else of their order (chapter 07).')
 
-# %% ../nbs/13_study.ipynb #07e261da
+# %% ../nbs/13_study.ipynb #5c7aa5ab
 def _color(name): return f'C{list(MODELS).index(name) % 10}'
 def _seeds(ax, runs, x, y, draw='plot', **style):
     "One line per seed in the colour of the network, the first with a label. `x`, `y`: functions of a run."
     for i, r in enumerate(runs):
         getattr(ax, draw)(x(r), y(r), color=_color(r['model']), lw=1, label=r['model'] if i == 0 else None, **style)
 
-# %% ../nbs/13_study.ipynb #55f9a36f
+# %% ../nbs/13_study.ipynb #1bfc9d6b
 def _column(key): return lambda r: [row[key] for row in r['history']]
 def _clock(r): return [sum(_column('seconds')(r)[:i + 1]) for i in range(len(r['history']))]
 
@@ -378,7 +378,7 @@ def draw_time(ax, results):
     for runs in _finished(results).values(): _seeds(ax, runs, _clock, _column('metric'))
     ax.set(xlabel='seconds of training', ylabel=f'test {results["task"]["metric_name"]}')
 
-# %% ../nbs/13_study.ipynb #db87aa6a
+# %% ../nbs/13_study.ipynb #fbd563c0
 def draw_gradient(ax, results):
     "The gradient that arrives at h_t, relative to the last t."
     for runs in _finished(results).values():
@@ -393,7 +393,7 @@ def draw_residual(ax, results):
         _seeds(ax, runs[:1], lambda r: r['trace']['iteration'], lambda r: r['trace']['mean'], 'semilogy', ls='--')
     ax.set(xlabel='iteration', ylabel='relative residual')
 
-# %% ../nbs/13_study.ipynb #2595ae3a
+# %% ../nbs/13_study.ipynb #d8560738
 PICTURES = {'learning_curves': draw_curves, 'metric_time': draw_time, 'gradient': draw_gradient, 'residual': draw_residual}
 
 def plot(results, folder):
@@ -412,7 +412,7 @@ def plot(results, folder):
         figure.savefig(paths[-1])
     return paths
 
-# %% ../nbs/13_study.ipynb #b4508bae
+# %% ../nbs/13_study.ipynb #f34ec047
 EXIT = """exit codes:
   0    every run finished
   1    a run diverged or failed (the others are kept; the table says which)
@@ -428,7 +428,7 @@ def _number(kind, what):
     return read
 _whole, _real = _number(int, 'a whole number'), _number(float, 'a number')
 
-# %% ../nbs/13_study.ipynb #232c15b9
+# %% ../nbs/13_study.ipynb #318a3c69
 def _names(text):
     names = tuple(n.strip() for n in text.split(',') if n.strip())
     for n in names:
@@ -448,7 +448,7 @@ def _task(text):
     if name not in TASKS: raise argparse.ArgumentTypeError(f'unknown task {name!r}; allowed: {", ".join(TASKS)}')
     return name, options
 
-# %% ../nbs/13_study.ipynb #fa5a0db2
+# %% ../nbs/13_study.ipynb #a7338fd8
 _OPTIONS = {'preset': dict(choices=PRESETS, default='digits', help='the plan to start from (default: digits); --list describes them'),
     'models': dict(type=_names, metavar='A,B,…', help='networks, with commas between them'),
     'task': dict(type=_task, metavar='NAME[:key=value,…]', help='task, with options as in adding:length=500'),
@@ -463,7 +463,7 @@ def _shown(name):
     value = getattr(PRESETS['digits'], name.replace('-', '_'), None)
     return ','.join(value) if isinstance(value, tuple) else value
 
-# %% ../nbs/13_study.ipynb #0ad4be3a
+# %% ../nbs/13_study.ipynb #7d2cace7
 def _study_options(add):
     for name, options in _OPTIONS.items():
         note = '' if name == 'preset' else f" (default: the preset's; digits: {_shown(name)})" if _shown(name) else " (default: the preset's)"
@@ -477,7 +477,7 @@ def _study_options(add):
     add('--save', type=Path, metavar='FILE', help='when all is done, copy results.json there, as in --save results/digits.json (default: no copy)')
     add('--list', action='store_true', help='describe networks, tasks and presets, and stop')
 
-# %% ../nbs/13_study.ipynb #366f00a7
+# %% ../nbs/13_study.ipynb #3a89e735
 def _parser():
     look = dict(formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EXIT)
     parser = argparse.ArgumentParser('deq-irnn', description='Train and compare equilibrium networks.', **look)
@@ -493,7 +493,7 @@ def _parser():
     sub.set_defaults(run=_run_plot, parser=sub)
     return parser
 
-# %% ../nbs/13_study.ipynb #5bdec4bd
+# %% ../nbs/13_study.ipynb #2dba4993
 def _folder(args):
     "The folder of the run; `ValueError` if it exists and should not, or does not and should."
     def numbered(k): return args.out/(args.preset + f'-{k}'*(k > 1))
@@ -503,7 +503,7 @@ def _folder(args):
     if not args.resume and folder.exists(): raise ValueError(f'{folder} exists and is not overwritten: use --resume to go on with it, or another --name')
     return folder
 
-# %% ../nbs/13_study.ipynb #948a7fc6
+# %% ../nbs/13_study.ipynb #6eeeacc3
 def _plan(args, folder):
     "The preset, or the plan of the run that is resumed, with what the options say; `ValueError` if that is another experiment."
     new = {name: value for name in ('models', 'seeds', 'epochs', 'batch_size', 'lr', 'hidden', 'params') if (value := getattr(args, name)) is not None}
@@ -516,7 +516,7 @@ def _plan(args, folder):
             raise ValueError(f'--resume: {folder} was made with {key}={getattr(old, key)!r}, not {value!r}; leave it out, or use another --name')
     return replace(old, **new)
 
-# %% ../nbs/13_study.ipynb #f988cff1
+# %% ../nbs/13_study.ipynb #278cd503
 def _run_study(args):
     if args.list: print(_listing()); return 0
     if args.device == 'cuda' and not torch.cuda.is_available(): raise ValueError("--device cuda: torch finds no GPU here; allowed: 'cpu', 'auto'")
@@ -531,7 +531,7 @@ def _run_study(args):
     except BrokenProcessPool: stopped = 1; print('a process was killed from outside (out of memory?)', file=sys.stderr)
     return _finish(folder, stopped, args.save)
 
-# %% ../nbs/13_study.ipynb #d8efd866
+# %% ../nbs/13_study.ipynb #a57c7670
 def _finish(folder, stopped, save):
     "Show what there is; returns the exit code."
     results, plan = load_results(folder)
@@ -546,7 +546,7 @@ def _finish(folder, stopped, save):
     if save: save.parent.mkdir(parents=True, exist_ok=True); write_json(save, results)
     return int(any(r['status'] != 'finished' for r in results['runs']))
 
-# %% ../nbs/13_study.ipynb #1c7c662d
+# %% ../nbs/13_study.ipynb #963a3109
 def _run_plot(args):
     folder = next((f for f in (args.folder, args.out/args.folder) if (f/'results.json').is_file()), None)
     if folder is None: raise ValueError(f'RUN: there is no results.json in {args.folder} or {args.out/args.folder}')
@@ -559,7 +559,7 @@ def _listing():
     parts = {'networks (--models)': {k: m.about for k, m in MODELS.items()}, 'tasks (--task)': task, 'presets (--preset)': {k: p.about for k, p in PRESETS.items()}}
     return '\n\n'.join('\n'.join([title, *(f'  {k:22} {text}' for k, text in entries.items())]) for title, entries in parts.items())
 
-# %% ../nbs/13_study.ipynb #c3d9de0d
+# %% ../nbs/13_study.ipynb #2de5a9d0
 def main(argv=None):
     "The command `deq-irnn`. Returns its exit code: 0, 1 (a run diverged or failed), 2 (usage), 130 (interrupted)."
     try:
@@ -569,5 +569,5 @@ def main(argv=None):
     except SystemExit as e: return e.code
     except KeyboardInterrupt: return 130
 
-# %% ../nbs/13_study.ipynb #c3c36d17
+# %% ../nbs/13_study.ipynb #668c8ab9
 if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())     # python -m deq_irnn.study; not in the notebook
