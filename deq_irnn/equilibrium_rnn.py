@@ -161,7 +161,7 @@ def _columns(step, x, h, before):
             columns.append(column.unflatten(1, (step.k, -1)))
     return value, [torch.stack(columns[i*step.k:(i + 1)*step.k], 2).permute(0, 3, 1, 2) for i in range(len(at))]
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #01937293
+# %% ../nbs/08_equilibrium_rnn.ipynb #6bca1ebc
 @torch.no_grad()
 def _linear(step, x, h):
     "f at the states h (T, B, D), and the k × k blocks of ∂f/∂h_t (None if explicit) and ∂f/∂h_{t−1} for each unit of each token: (T, B·D/k, k, k)."
@@ -180,7 +180,7 @@ def _differentiated(step, tokens):
         step.backwards = True
         return _rows(step, *tokens)
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #b907664a
+# %% ../nbs/08_equilibrium_rnn.ipynb #a0d42158
 def _units(h, k): return h.unflatten(2, (k, -1)).transpose(2, 3).flatten(1, 2)                # (T, B, D) → (T, B·D/k, k)
 def _states(h, B): return h.unflatten(1, (B, -1)).transpose(2, 3).flatten(2)                  # and back
 
@@ -195,10 +195,10 @@ def _inverse_times(A, X):
     if A.shape[-1] == 1: return X/(1 - A)
     return torch.linalg.solve_ex(torch.eye(A.shape[-1], dtype=A.dtype, device=A.device) - A, X)[0]
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #05ddd045
+# %% ../nbs/08_equilibrium_rnn.ipynb #ec5697c9
 CHUNK = 2**22                                                           # numbers of a Jacobian that are held at a time
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #9d734e43
+# %% ../nbs/08_equilibrium_rnn.ipynb #78cc4f5e
 class _Adjoint(torch.autograd.Function):
     "Value: the states h (T, B, D). Gradient: λ of @eq-lambda of chapter 08, handed on to `value`, f at the states, and B₁ᵀλ₁ to h0."
     @staticmethod
@@ -226,7 +226,7 @@ class _Adjoint(torch.autograd.Function):
         step.h0 = h0
         return None, g, after, None, None
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #0c806cfc
+# %% ../nbs/08_equilibrium_rnn.ipynb #184a3505
 JACOBIANS = 'dense', 'block', 'diagonal', 'jacobi', 'picard'
 
 def _diagonal(step, x, h):
@@ -239,7 +239,7 @@ def _diagonal(step, x, h):
     A, J = (torch.stack(c, 1).view(T, B*D, 1, 1) for c in zip(*found))
     return columns[0][0].view_as(h), None if step.explicit else A, J
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #636f2902
+# %% ../nbs/08_equilibrium_rnn.ipynb #cd9924ac
 def _newton(step, x, h, how):
     "f at h, and a function that gives the step δ (T, B, D) of the whole sequence, for a damping (B,) that scales B_t."
     if how in ('jacobi', 'picard'):
@@ -252,7 +252,7 @@ def _newton(step, x, h, how):
         return _states(_scan((scale*X[..., :k]).contiguous(), X[..., k].contiguous()), h.shape[1])
     return value, delta
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #730ee216
+# %% ../nbs/08_equilibrium_rnn.ipynb #cedc8dfb
 @torch.no_grad()
 def _parallel(step, x, how, tol, max_iter):
     "All states (T, B, D) by Newton's method on the whole sequence, or a relative of it; a `Solution`."
@@ -273,7 +273,7 @@ def _parallel(step, x, how, tol, max_iter):
     status = torch.where(ok, int(Status.CONVERGED), torch.where(torch.isfinite(rate), int(Status.MAX_ITER), int(Status.NONFINITE)))
     return Solution(best, ok, its, rate, i, status)
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #f755c59d
+# %% ../nbs/08_equilibrium_rnn.ipynb #434a577b
 @torch.no_grad()
 def _lyapunov(step, x, h):
     _, A, J = _linear(step, x, h)
@@ -285,7 +285,7 @@ def _lyapunov(step, x, h):
         total, v = total + size.log(), (v.view(B, -1)/size[:, None]).view_as(v)
     return total/len(a)
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #403e1ab9
+# %% ../nbs/08_equilibrium_rnn.ipynb #73e14fb4
 class EquilibriumRNN(nn.Module):
     """h_t = f(x_t, h_t, h_{t−1}) for any `cell(x_t, h_t, h_prev)`: output, h_n = rnn(x, h_0), time first. After a call, `rnn.solution`.
 
@@ -316,7 +316,7 @@ class EquilibriumRNN(nn.Module):
         nested = step.packing.nest(h.flatten(0, 1))
         return _map(lambda t: t.unflatten(0, h.shape[:2]), nested), step.packing.nest(h[-1] if len(x) else step.h0)
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #4456dcd6
+# %% ../nbs/08_equilibrium_rnn.ipynb #33244934
 def _map(fn, z):
     if isinstance(z, torch.Tensor): return fn(z)
     if isinstance(z, dict): return {k: _map(fn, v) for k, v in z.items()}
@@ -333,7 +333,7 @@ def _start(cell, x, h_0):
     if sizes != {x.shape[1]}: raise ValueError(f'h_0 must hold tensors with the batch of x, {x.shape[1]}, first; got shapes {[tuple(t.shape) for t in leaves(h_0)]}')
     return h_0
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #bcbf30b4
+# %% ../nbs/08_equilibrium_rnn.ipynb #8d4de050
 def _solve_all(self, step, x):
     "The states by `mode`; what parallel mode does not manage is done sequentially."
     step = _Step(self.cell, step.packing.nest(step.h0.detach()))
@@ -346,7 +346,7 @@ def _solve_all(self, step, x):
     return sol
 EquilibriumRNN._solve = _solve_all
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #b4d7902c
+# %% ../nbs/08_equilibrium_rnn.ipynb #3f8d86ab
 def _fall_back(self, step, x, sol):
     "The sequences that did not converge, sequentially; a warning that says how far they were and why."
     bad = (~sol.converged).nonzero()[:, 0]
@@ -360,7 +360,7 @@ def _fall_back(self, step, x, sol):
     sol.z = sol.z.clone(); sol.z[:, bad] = new.z
     return sol
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #1310f314
+# %% ../nbs/08_equilibrium_rnn.ipynb #f1e07828
 @torch.enable_grad()
 def _check_coupling(step, x):
     "`ValueError` unless the Jacobian really has the blocks that the cell claims: one random product with it, both ways."
@@ -373,7 +373,7 @@ def _check_coupling(step, x):
             if step.jacobian: raise ValueError('cell.jacobian(x, h, before) does not return the Jacobians (∂f/∂h_t or None, ∂f/∂h_{t−1}) of cell(x, h, before)')
             raise ValueError(f'cell says coupling={getattr(step.cell, "coupling", None)}, explicit={step.explicit}, but its Jacobian has entries outside of these blocks')
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #3ec2199d
+# %% ../nbs/08_equilibrium_rnn.ipynb #d5b1d825
 def lyapunov(rnn, x, h_0=None):
     "The largest Lyapunov exponent (B,), per step, of an `EquilibriumRNN` on x (T, B, …): the mean logarithmic growth of a small disturbance."
     step = _Step(rnn.cell, _start(rnn.cell, x, h_0))
