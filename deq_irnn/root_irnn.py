@@ -187,8 +187,8 @@ def _turned(h, angle):
     (a, b), sin, cos = h.chunk(2, -1), torch.sin(angle), torch.cos(angle)
     return torch.cat([cos*a - sin*b, sin*a + cos*b], -1)
 
-# %% ../nbs/07_root_irnn.ipynb #02250328
-_TIME = ContextVar('time_parallel', default=None)
+# %% ../nbs/07_root_irnn.ipynb #fe382a4d
+_TIME = ContextVar('time_parallel', default=())                              # (group,) within time_parallel; the group of all is None: a graph that held it would keep it alive after its end
 
 @contextmanager
 def time_parallel(group=None):
@@ -197,7 +197,7 @@ def time_parallel(group=None):
     Each process gets the outputs and the final state of its own chunk, and its part of every gradient: their sum over the processes is the gradient of one process with all. `h_0` is that of the
     whole sequence, the same on all. Every process must run backward through its outputs, with a zero gradient if need be. Raises `RuntimeError` if torch.distributed is not initialised."""
     if not dist.is_initialized(): raise RuntimeError('time_parallel needs torch.distributed: start with torchrun, and call torch.distributed.init_process_group first')
-    token = _TIME.set(dist.group.WORLD if group is None else group)
+    token = _TIME.set((group,))
     try: yield
     finally: _TIME.reset(token)
 
@@ -247,7 +247,7 @@ class _RootMaps(_RootParameters):
         angle = angle.double()
         return ((angle*len(x))[None] if angle.dim() == 1 else angle.sum(0)).remainder(2*math.pi)
 
-# %% ../nbs/07_root_irnn.ipynb #c598305e
+# %% ../nbs/07_root_irnn.ipynb #fa71e859
 class RootCell(_RootMaps):
     """One layer of root-found iRNN in one direction: x (T, B, input_size), h0 (B, hidden_size) → h_1…h_T (T, B, hidden_size). Options as in `RootIRNN`.
 
@@ -274,13 +274,13 @@ class RootCell(_RootMaps):
         b, angle = self.gated(x), self.angles(x) if self.angle is not None else None
         def scan(h0): return signed_scan(b, h0, -1 if self.transition == 'minus' else 1) if angle is None else rotation_scan(b, angle, h0)
         group = _TIME.get()
-        return scan(h0 if group is None else _Arriving.apply(group, scan(torch.zeros_like(h0))[-1], self._turn(angle, x), h0))
+        return scan(h0 if not group else _Arriving.apply(*group, scan(torch.zeros_like(h0))[-1], self._turn(angle, x), h0))
 
-# %% ../nbs/07_root_irnn.ipynb #62d03330
+# %% ../nbs/07_root_irnn.ipynb #5e54da55
 class _Stream(RecurrentBase):
     "What a network without a chain over time adds to an ordinary one."
     def forward(self, input, hx=None):
-        if _TIME.get() is not None and (self.bidirectional or not torch.is_tensor(input)):
+        if _TIME.get() and (self.bidirectional or not torch.is_tensor(input)):
             raise ValueError('time_parallel needs bidirectional=False and a tensor: with a PackedSequence or a backward direction the chunks do not follow each other in time')
         return super().forward(input, hx)
     forward.__doc__ = RecurrentBase.forward.__doc__

@@ -6,8 +6,8 @@
 __all__ = ['SCHEDULES', 'SequenceModel', 'Settings', 'learning_rate', 'TrainingDiverged', 'solutions', 'clip_gradient', 'Team',
            'evaluate', 'save_checkpoint', 'load_checkpoint', 'History', 'append_row', 'fit']
 
-# %% ../nbs/12_training.ipynb #b9bb189e
-import json, math, os, sys, time
+# %% ../nbs/12_training.ipynb #1d1f209e
+import atexit, json, math, os, sys, time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -117,7 +117,7 @@ def clip_gradient(parameters, largest=None):
         for g in grads: g.mul_(largest/norm)
     return norm
 
-# %% ../nbs/12_training.ipynb #353480f8
+# %% ../nbs/12_training.ipynb #4016a374
 class Team:
     "The processes that train together: this one alone, or all that `torchrun` started. `rank`, `size`, `device`."
     def __init__(self, device='auto'):
@@ -127,7 +127,9 @@ class Team:
         self.device, self.rank, self.size = torch.device(device), 0, 1
         if not together: return
         if self.device.type == 'cuda': torch.cuda.set_device(self.device)
-        if not dist.is_initialized(): dist.init_process_group('nccl' if self.device.type == 'cuda' else 'gloo')
+        if not dist.is_initialized():
+            dist.init_process_group('nccl' if self.device.type == 'cuda' else 'gloo')
+            atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())                # while Python is whole: gloo's threads abort an interpreter that is half gone
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
     def share(self, index):

@@ -81,6 +81,7 @@ for step in range(2):                                                   # twice:
     net.zero_grad()
     nn.functional.mse_loss(spread(x[mine]), y[mine]).backward()
     for p, w in zip(net.parameters(), want): torch.testing.assert_close(p.grad, w, atol=1e-9, rtol=1e-9)
+del spread                                                              # it holds the process group
 dist.barrier(); dist.destroy_process_group()
 if int(__import__('os').environ['RANK']) == 0: print('equal')
 """
