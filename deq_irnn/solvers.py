@@ -86,7 +86,11 @@ def _rows(x, keep):
         return type(x)(*items) if hasattr(x, '_fields') else type(x)(items)
     return x
 
-# %% ../nbs/01_solvers.ipynb #f9a88ded
+# %% ../nbs/01_solvers.ipynb #27e1fed2
+def _far(z):
+    "Does a look at numbers of `z` make Python wait for a device? Then one look must do."
+    return z.is_cuda
+
 class _Batch:
     "The samples of one solve. Row i of `best`, … is sample `rows[i]` of the whole batch; `live` marks those still moving; `out` holds those that were left out."
     def __init__(self, z, solver, tol, to_start):
@@ -97,26 +101,26 @@ class _Batch:
         self.above = torch.full_like(like, tol).nextafter(self.best_r)                  # the smallest residual that is not yet good enough
         self.iterations = torch.zeros(B, dtype=torch.long, device=z.device)
         self.status = torch.full_like(self.iterations, int(Status.MAX_ITER))
-        self.left, self.frozen = B, False                      # how many move? is any row frozen?
+        self.left, self.frozen, self.far = B, False, _far(z)   # how many move? is any row frozen?
 
-# %% ../nbs/01_solvers.ipynb #b0c87b51
+# %% ../nbs/01_solvers.ipynb #b574da01
 def _see(b, z, fz, r, atol):
     "Judge the iterates `z`. True where nothing happened but progress."
     b.size = _norm(r)
     if b.first is None: b.first = b.size
     b.now = b.size/((b.first if b.to_start else _norm(fz)) + torch.finfo(b.size.dtype).tiny)
     if b.frozen: b.now = torch.where(b.live, b.now, b.best_r)
-    if not torch.equal(b.now.clamp(b.above, b.best_r), b.now) or atol and bool(((b.size <= atol) & b.live).any()): return False       # a NaN equals nothing
+    if b.far or not torch.equal(b.now.clamp(b.above, b.best_r), b.now) or atol and bool(((b.size <= atol) & b.live).any()): return False       # a NaN equals nothing
     b.best, b.best_r = z, b.now
     return True
 
-# %% ../nbs/01_solvers.ipynb #3a0a4263
+# %% ../nbs/01_solvers.ipynb #a3995ca1
 def _settle(b, z, k, tol, atol, stalled):
     "Keep the best iterates, and freeze the samples that are done at iteration `k`; True if none is left."
     ok = (b.now <= tol) | (b.size <= atol)
     better, lost = (b.now <= b.best_r) | ok, ~(b.size <= 1e8*b.first)                            # NaN is lost too
     if b.tries: lost = ~torch.isfinite(torch.minimum(b.best_r, b.now.nan_to_num(torch.inf)))     # a bad trial point will be taken back
-    if bool(better.all()): b.best, b.best_r = z, b.now                                          # (frozen rows of z are their best)
+    if not b.far and bool(better.all()): b.best, b.best_r = z, b.now                                          # (frozen rows of z are their best)
     else: b.best, b.best_r = torch.where(better[:, None], z, b.best), torch.where(better, b.now, b.best_r)
     done = (ok | lost if stalled is None else ok | lost | stalled) & b.live
     live = b.live & ~done

@@ -45,7 +45,7 @@ class LinearRecurrence(nn.Module):
         h = torch.cat((h.real, h.imag), -1)
         return torch.tanh(self.out(h)), h[-1:]
 
-# %% ../nbs/13_study.ipynb #caf7e76e
+# %% ../nbs/13_study.ipynb #33b420ca
 @dataclass(frozen=True)
 class Model:
     "A network of the study: `make(input_size, hidden_size, length)` gives a module like nn.RNN, time first; `about` says what it is."
@@ -53,11 +53,22 @@ class Model:
     about: str
 
 def _irnn(steps): return Model(lambda F, D, T: IRNN(F, D, steps=steps), f'iRNN, K = {steps} Euler step{"s"*(steps > 1)} (the paper)')
+
+def _chrono(F, D, T):
+    "nn.LSTM with forget and input gates whose memories last from 1 to T steps in the beginning (Tallec & Ollivier 2018, arXiv:1804.11188)."
+    rnn = nn.LSTM(F, D)
+    with torch.no_grad():
+        rnn.bias_ih_l0.zero_(); rnn.bias_hh_l0.zero_()
+        forget = torch.rand(D).mul(max(T - 2, 1)).add(1).log()
+        rnn.bias_ih_l0[:2*D] = torch.cat((-forget, forget))
+    return rnn
+
 TOL = 1e-3                                                              # of the root-finder, relative
 def _root(about, **options): return Model(lambda F, D, T: RootIRNN(F, D, length=T, tol=TOL, **options), f'root-found iRNN, {about}')
 
-# %% ../nbs/13_study.ipynb #47df8450
+# %% ../nbs/13_study.ipynb #5de71f5d
 MODELS = {'lstm': Model(lambda F, D, T: nn.LSTM(F, D), 'nn.LSTM'),
+          'lstm-chrono': Model(_chrono, 'nn.LSTM whose gates begin with memories of 1 to T steps (arXiv 1804.11188)'),
           'gru': Model(lambda F, D, T: nn.GRU(F, D), 'nn.GRU'),
           'rnn': Model(lambda F, D, T: nn.RNN(F, D), 'nn.RNN, tanh'),
           **{f'irnn-{k}': _irnn(k) for k in (1, 3, 5, 20)},
@@ -115,13 +126,13 @@ class Plan:
     def settings(self, seed, device='auto'):
         return Settings(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, warmup=self.warmup, seed=seed, device=device)
 
-# %% ../nbs/13_study.ipynb #b31e99f2
+# %% ../nbs/13_study.ipynb #7309ddb7
 _ROOTS = ('root-minus', 'root-rotation')
 PRESETS = {
     'digits': Plan('handwritten digits, 64 pixel steps, equal width: what `make demo` runs', 'digits', ('lstm', 'irnn-1', 'irnn-5', *_ROOTS)),
     'permuted': Plan('permuted digits, equal parameters', 'permuted_digits',
                      ('lstm', 'gru', 'rnn', 'linear', 'irnn-5', *_ROOTS, 'root-input-rotation', 'root-rotation-stacked'), params=17500, epochs=50),
-    'adding': Plan('the adding problem, T = 200', 'adding', ('lstm', 'gru', 'linear', 'irnn-5', *_ROOTS, 'root-input-rotation'),
+    'adding': Plan('the adding problem, T = 200', 'adding', ('lstm', 'lstm-chrono', 'gru', 'linear', 'irnn-5', *_ROOTS, 'root-input-rotation'),
                    dict(length=200, train_size=10000), epochs=16),
     'copy': Plan('copy memory, 100 steps of delay', 'copy', ('lstm', 'gru', 'irnn-5', *_ROOTS, 'root-input-rotation'),
                  dict(delay=100, train_size=10000), hidden=128, epochs=40),
