@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['DEQ', 'VariationalDropout', 'WeightDropout']
 
-# %% ../nbs/04_deq.ipynb #9a8a6e26
+# %% ../nbs/04_deq.ipynb #e04c1f8d
+from fastcore.basics import patch
 import torch
 from torch import nn
 from .fixed_point import Packing, check_number, check_positive
@@ -21,7 +22,7 @@ def _zeros(x):
 # %% ../nbs/04_deq.ipynb #d8a18244
 def _given(value, default): return default if value is None else value
 
-# %% ../nbs/04_deq.ipynb #b72dcf4a
+# %% ../nbs/04_deq.ipynb #ea10677f
 class DEQ(nn.Module):
     """The equilibrium z = f(z, x) of a module `f`, as a layer (Bai, Kolter, Koltun 2019, arXiv:1909.01377).
 
@@ -41,14 +42,17 @@ class DEQ(nn.Module):
         self.tol, self.max_iter, self.eval_tol, self.eval_max_iter, self.on_failure = tol, max_iter, eval_tol, eval_max_iter, on_failure
         self.remember, self.trajectory, self.states, self._known = remember, tuple(trajectory), [], {}
 
-    def _limits(self):
-        "Tolerance and iteration limit of the present mode."
-        return (self.tol, self.max_iter) if self.training else (_given(self.eval_tol, self.tol), _given(self.eval_max_iter, self.max_iter))
+# %% ../nbs/04_deq.ipynb #712626fb
+@patch
+def _limits(self: DEQ):
+    "Tolerance and iteration limit of the present mode."
+    return (self.tol, self.max_iter) if self.training else (_given(self.eval_tol, self.tol), _given(self.eval_max_iter, self.max_iter))
 
-    def extra_repr(self):
-        (tol, n), evaluation = (self.tol, self.max_iter), (_given(self.eval_tol, self.tol), _given(self.eval_max_iter, self.max_iter))
-        other = f', eval_tol={evaluation[0]:g}, eval_max_iter={evaluation[1]}' if evaluation != (tol, n) else ''
-        return f'solver={self.solver}, gradient={self.gradient}, tol={tol:g}, max_iter={n}{other}' + f', remember={self.remember}'*bool(self.remember) + f', trajectory={self.trajectory}'*bool(self.trajectory)
+@patch
+def extra_repr(self: DEQ):
+    (tol, n), evaluation = (self.tol, self.max_iter), (_given(self.eval_tol, self.tol), _given(self.eval_max_iter, self.max_iter))
+    other = f', eval_tol={evaluation[0]:g}, eval_max_iter={evaluation[1]}' if evaluation != (tol, n) else ''
+    return f'solver={self.solver}, gradient={self.gradient}, tol={tol:g}, max_iter={n}{other}' + f', remember={self.remember}'*bool(self.remember) + f', trajectory={self.trajectory}'*bool(self.trajectory)
 
 # %% ../nbs/04_deq.ipynb #f3bdb422
 def _keys(key, B):

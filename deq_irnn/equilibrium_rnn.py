@@ -6,9 +6,10 @@
 __all__ = ['CHUNK', 'JACOBIANS', 'Explicit', 'IncrementalCell', 'TanhCell', 'EquilibriumGRUCell', 'DiagonalGRUCell',
            'DiagonalLSTMCell', 'EquilibriumRNN', 'lyapunov']
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #2ed1b046
+# %% ../nbs/08_equilibrium_rnn.ipynb #47950fd2
 import warnings
 
+from fastcore.basics import patch
 import torch
 from torch import nn
 from .fixed_point import ConvergenceWarning, Packing, Solution, Status, check_choice, check_positive, leaves, report
@@ -16,7 +17,7 @@ from .solvers import Anderson, solve, _check_solve
 from .wellposed import contractive
 from .scan import affine_scan
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #1b2f0a20
+# %% ../nbs/08_equilibrium_rnn.ipynb #f3e86999
 class Explicit(nn.Module):
     """An ordinary cell, `cell(x_t, h_prev)`, such as nn.GRUCell or nn.LSTMCell, as one that ignores its second argument.
 
@@ -35,15 +36,17 @@ class Explicit(nn.Module):
         "(x, h, before) → (None, ∂h_t/∂h_{t−1}, (n, D, D)), in closed form for an nn.GRUCell; else None."
         return self._gru_jacobian if type(self.cell) is nn.GRUCell else None
 
-    def _gru_jacobian(self, x, h, before):
-        c = self.cell
-        (ir, iz, i), (hr, hz, hn) = (torch.nn.functional.linear(v, W, b).chunk(3, 1) for v, W, b in ((x, c.weight_ih, c.bias_ih), (before, c.weight_hh, c.bias_hh)))
-        r, z = torch.sigmoid(ir + hr), torch.sigmoid(iz + hz)
-        n = torch.tanh(i + r*hn)
-        dn = (1 - z)*(1 - n*n)
-        J = sum(v[:, :, None]*U for v, U in zip((dn*hn*r*(1 - r), (before - n)*z*(1 - z), dn*r), c.weight_hh.chunk(3)))
-        J.diagonal(dim1=1, dim2=2).add_(z)
-        return None, J
+# %% ../nbs/08_equilibrium_rnn.ipynb #48612255
+@patch
+def _gru_jacobian(self: Explicit, x, h, before):
+    c = self.cell
+    (ir, iz, i), (hr, hz, hn) = (torch.nn.functional.linear(v, W, b).chunk(3, 1) for v, W, b in ((x, c.weight_ih, c.bias_ih), (before, c.weight_hh, c.bias_hh)))
+    r, z = torch.sigmoid(ir + hr), torch.sigmoid(iz + hz)
+    n = torch.tanh(i + r*hn)
+    dn = (1 - z)*(1 - n*n)
+    J = sum(v[:, :, None]*U for v, U in zip((dn*hn*r*(1 - r), (before - n)*z*(1 - z), dn*r), c.weight_hh.chunk(3)))
+    J.diagonal(dim1=1, dim2=2).add_(z)
+    return None, J
 
 # %% ../nbs/08_equilibrium_rnn.ipynb #3b5f9829
 class _Linear(nn.Module):
@@ -198,31 +201,34 @@ def _inverse_times(A, X):
 # %% ../nbs/08_equilibrium_rnn.ipynb #ec5697c9
 CHUNK = 2**22                                                           # numbers of a Jacobian that are held at a time
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #78cc4f5e
+# %% ../nbs/08_equilibrium_rnn.ipynb #03446813
+def _adjoint_scan(g, after, A, J, k):
+    "λ of a chunk of steps, @eq-lambda, into g (n, B, D), and what goes on to the steps before it. `A`, `J`: ∂f/∂h_t (or None) and ∂f/∂h_{t−1} of each step; `after`: from the steps behind it."
+    if after is not None: g[-1] += after
+    a, b = torch.cat((J[1:], torch.zeros_like(J[:1]))).mT, _units(g, k)
+    if A is not None: a, b = (lambda X: (X[..., :k], X[..., k]))(_inverse_times(A.mT, torch.cat((a, b[..., None]), -1)))
+    u = _scan(a.contiguous() if A is not None or k == 1 else a, b.contiguous(), reverse=True)
+    g.copy_(_states(u, g.shape[1]))
+    return _states((J[:1].mT @ u[:1, ..., None])[..., 0], g.shape[1])[0]
+
+# %% ../nbs/08_equilibrium_rnn.ipynb #af590f66
 class _Adjoint(torch.autograd.Function):
     "Value: the states h (T, B, D). Gradient: λ of @eq-lambda of chapter 08, handed on to `value`, f at the states, and B₁ᵀλ₁ to h0."
     @staticmethod
     def forward(ctx, h, value, h0, step, x):
-        ctx.step = step
-        out = h.view_as(h)
+        ctx.step, out = step, h.view_as(h)
         ctx.save_for_backward(out, x)
         return out
-
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, g):
-        (h, x), step, k, B = ctx.saved_tensors, ctx.step, ctx.step.k, g.shape[1]
-        g, after, n = g.clone(), None, max(1, CHUNK//(B*h.shape[2]*k))
+        (h, x), step = ctx.saved_tensors, ctx.step
+        g, after, n = g.clone(), None, max(1, CHUNK//(h[0].numel()*step.k))
         h0, before = step.h0, torch.cat((step.h0[None], h[:-1]))
         for end in range(len(h), 0, -n):
             t = slice(max(0, end - n), end)
             step.h0 = before[t][0]
-            _, A, J = _linear(step, x[t], h[t])
-            if after is not None: g[t][-1] += after
-            a, b = torch.cat((J[1:], torch.zeros_like(J[:1]))).mT, _units(g[t], k)
-            if A is not None: a, b = (lambda X: (X[..., :k], X[..., k]))(_inverse_times(A.mT, torch.cat((a, b[..., None]), -1)))
-            u = _scan(a.contiguous() if A is not None or k == 1 else a, b.contiguous(), reverse=True)
-            g[t], after = _states(u, B), _states((J[:1].mT @ u[:1, ..., None])[..., 0], B)[0]
+            after = _adjoint_scan(g[t], after, *_linear(step, x[t], h[t])[1:], step.k)
         step.h0 = h0
         return None, g, after, None, None
 
@@ -285,7 +291,7 @@ def _lyapunov(step, x, h):
         total, v = total + size.log(), (v.view(B, -1)/size[:, None]).view_as(v)
     return total/len(a)
 
-# %% ../nbs/08_equilibrium_rnn.ipynb #73e14fb4
+# %% ../nbs/08_equilibrium_rnn.ipynb #fd626a33
 class EquilibriumRNN(nn.Module):
     """h_t = f(x_t, h_t, h_{t−1}) for any `cell(x_t, h_t, h_prev)`: output, h_n = rnn(x, h_0), time first. After a call, `rnn.solution`.
 
@@ -305,16 +311,18 @@ class EquilibriumRNN(nn.Module):
 
     def extra_repr(self): return f'mode={self.mode!r}, jacobian={self.jacobian!r}, tol={self.tol:g}, max_iter={self.max_iter}'
 
-    def forward(self, x, h_0=None):
-        step = _Step(self.cell, _start(self.cell, x, h_0))
-        with torch.no_grad(): sol = self._solve(step, x.detach())
-        self.solution, h = sol, sol.z
-        if torch.is_grad_enabled() and len(x):
-            before = torch.cat((step.h0.detach()[None], h[:-1]))
-            value = step(x.flatten(0, 1), h.flatten(0, 1), before.flatten(0, 1)).view_as(h)
-            if value.requires_grad or step.h0.requires_grad: h = _Adjoint.apply(h, value, step.h0, _Step(self.cell, step.packing.nest(step.h0.detach())), x.detach())
-        nested = step.packing.nest(h.flatten(0, 1))
-        return _map(lambda t: t.unflatten(0, h.shape[:2]), nested), step.packing.nest(h[-1] if len(x) else step.h0)
+# %% ../nbs/08_equilibrium_rnn.ipynb #c83b41e3
+@patch
+def forward(self: EquilibriumRNN, x, h_0=None):
+    step = _Step(self.cell, _start(self.cell, x, h_0))
+    with torch.no_grad(): sol = self._solve(step, x.detach())
+    self.solution, h = sol, sol.z
+    if torch.is_grad_enabled() and len(x):
+        before = torch.cat((step.h0.detach()[None], h[:-1]))
+        value = step(x.flatten(0, 1), h.flatten(0, 1), before.flatten(0, 1)).view_as(h)
+        if value.requires_grad or step.h0.requires_grad: h = _Adjoint.apply(h, value, step.h0, _Step(self.cell, step.packing.nest(step.h0.detach())), x.detach())
+    nested = step.packing.nest(h.flatten(0, 1))
+    return _map(lambda t: t.unflatten(0, h.shape[:2]), nested), step.packing.nest(h[-1] if len(x) else step.h0)
 
 # %% ../nbs/08_equilibrium_rnn.ipynb #33244934
 def _map(fn, z):

@@ -6,12 +6,13 @@
 __all__ = ['relative_residual', 'leaves', 'rebuild', 'Packing', 'Status', 'Solution', 'ConvergenceWarning', 'ConvergenceError',
            'report', 'check_choice', 'check_positive', 'check_number']
 
-# %% ../nbs/00_fixed_point.ipynb #ee369430
+# %% ../nbs/00_fixed_point.ipynb #c91e3150
 import math, warnings
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+from fastcore.basics import patch
 import torch
 from torch import Tensor
 
@@ -41,7 +42,7 @@ def rebuild(like, new):
     items = [rebuild(v, new) for v in like]
     return type(like)(*items) if hasattr(like, '_fields') else type(like)(items)
 
-# %% ../nbs/00_fixed_point.ipynb #0871a8fe
+# %% ../nbs/00_fixed_point.ipynb #fc98e5e8
 class Packing:
     """How the nested state `z` (each tensor with the batch first) is laid out as one matrix of shape (B, N).
 
@@ -54,29 +55,34 @@ class Packing:
         if any(len(s) == 0 for s in self.shapes) or len({s[0] for s in self.shapes}) > 1:
             raise ValueError(f'each tensor of the state z0 needs the batch as its first dimension; got shapes {[tuple(s) for s in self.shapes]}')
 
-    def flat(self, z, name='f(z)'):
-        "The nest `z` as one matrix (B, N); `ValueError` naming both shapes where it differs from the nest that was packed first."
-        tensors = leaves(z)
-        if [t.shape[1:] for t in tensors] != [s[1:] for s in self.shapes]:
-            raise ValueError(f'{name} must have the shapes of z0, {[tuple(s) for s in self.shapes]}, but has {[tuple(t.shape) for t in tensors]}')
-        if len(tensors) == 1: return tensors[0].flatten(1) if tensors[0].dim() != 1 else tensors[0][:, None]
-        return torch.cat([t.reshape(t.shape[0], -1) for t in tensors], 1)
+# %% ../nbs/00_fixed_point.ipynb #4c82f580
+@patch
+def flat(self: Packing, z, name='f(z)'):
+    "The nest `z` as one matrix (B, N); `ValueError` naming both shapes where it differs from the nest that was packed first."
+    tensors = leaves(z)
+    if [t.shape[1:] for t in tensors] != [s[1:] for s in self.shapes]:
+        raise ValueError(f'{name} must have the shapes of z0, {[tuple(s) for s in self.shapes]}, but has {[tuple(t.shape) for t in tensors]}')
+    if len(tensors) == 1: return tensors[0].flatten(1) if tensors[0].dim() != 1 else tensors[0][:, None]
+    return torch.cat([t.reshape(t.shape[0], -1) for t in tensors], 1)
 
-    def nest(self, m):
-        "The matrix `m` (B, N) as the nest."
-        if len(self.sizes) == 1: return rebuild(self.like, iter([m.reshape(m.shape[0], *self.shapes[0][1:])]))
-        parts = zip(m.split(self.sizes, 1), self.shapes, self.dtypes)
-        return rebuild(self.like, (p.reshape(p.shape[0], *s[1:]).to(d) for p, s, d in parts))
+@patch
+def nest(self: Packing, m):
+    "The matrix `m` (B, N) as the nest."
+    if len(self.sizes) == 1: return rebuild(self.like, iter([m.reshape(m.shape[0], *self.shapes[0][1:])]))
+    parts = zip(m.split(self.sizes, 1), self.shapes, self.dtypes)
+    return rebuild(self.like, (p.reshape(p.shape[0], *s[1:]).to(d) for p, s, d in parts))
 
-    def flatten(self, f):
-        "`f(z, *args)` on nests as a function `g(m, args)` on matrices (B, N), in the dtype of `m`."
-        if isinstance(self.like, Tensor) and self.like.dim() == 2:  # nothing to pack
-            def g(m, args):
-                fz = f(m, *args)
-                return fz if isinstance(fz, Tensor) and fz.shape == m.shape and fz.dtype == m.dtype else self.flat(fz).to(m.dtype)
-        else:
-            def g(m, args): return self.flat(f(self.nest(m), *args)).to(m.dtype)
-        return g
+# %% ../nbs/00_fixed_point.ipynb #b74641f1
+@patch
+def flatten(self: Packing, f):
+    "`f(z, *args)` on nests as a function `g(m, args)` on matrices (B, N), in the dtype of `m`."
+    if isinstance(self.like, Tensor) and self.like.dim() == 2:  # nothing to pack
+        def g(m, args):
+            fz = f(m, *args)
+            return fz if isinstance(fz, Tensor) and fz.shape == m.shape and fz.dtype == m.dtype else self.flat(fz).to(m.dtype)
+    else:
+        def g(m, args): return self.flat(f(self.nest(m), *args)).to(m.dtype)
+    return g
 
 # %% ../nbs/00_fixed_point.ipynb #6fb042b8
 class Status(IntEnum):

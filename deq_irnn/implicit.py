@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['Implicit', 'fixed_point', 'Neumann', 'Phantom', 'Unrolled', 'Reversible']
 
-# %% ../nbs/02_implicit.ipynb #e5234314
+# %% ../nbs/02_implicit.ipynb #36e06467
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from fastcore.basics import patch
 import torch
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 from .fixed_point import Packing, Solution, check_number, check_positive, relative_residual, report
@@ -72,7 +73,7 @@ class _Equilibrium(torch.autograd.Function):
         if torch.is_grad_enabled(): return None, None, None, *ctx.call.differentiable(z, g, inputs)
         return None, ctx.call.adjoint(g), None, *[None]*len(inputs)
 
-# %% ../nbs/02_implicit.ipynb #925e8d0f
+# %% ../nbs/02_implicit.ipynb #c0b28a3e
 @dataclass
 class _Call:
     "What the backward pass of one equilibrium needs: `f` on matrices, the point, f's value there with its graph, what f closes over, and the rule."
@@ -84,21 +85,30 @@ class _Call:
         def pull(u): return torch.autograd.grad(value, point, u, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
         return self.rule.find(lambda u, g: g + pull(u), g.detach(), self.options)
 
-    def differentiable(self, z, g, inputs):
-        "The gradient for each of `inputs`, with a graph in z, g and inputs."
-        views = [t.view_as(t) for t in inputs]
-        def f(z):
-            with _Watch(z) as watch, _Swap({id(t): v for t, v in zip(self.inputs, views)}): value = self.f(z)
-            if set(watch.outside) - {id(v) for v in views} or _unseen(value, watch): raise RuntimeError('a second derivative needs an f whose closed-over '
-                'tensors enter ordinary torch operations, the same ones whenever f is called; here some went into a custom autograd.Function, or changed')
-            return value
-        z = z.view_as(z)
-        value = f(z)
-        def adjoint(u): return g + torch.autograd.grad(f(z), z, u, create_graph=True, allow_unused=True, materialize_grads=True)[0]
-        u = self.rule.trace(adjoint, g, lambda: self.adjoint(g.detach(), value, z), self.options)
-        return torch.autograd.grad(value, views, u, create_graph=True, allow_unused=True)
+# %% ../nbs/02_implicit.ipynb #95cf8576
+@patch
+def differentiable(self: _Call, z, g, inputs):
+    "The gradient for each of `inputs`, with a graph in z, g and inputs."
+    views = [t.view_as(t) for t in inputs]
+    def f(z):
+        with _Watch(z) as watch, _Swap({id(t): v for t, v in zip(self.inputs, views)}): value = self.f(z)
+        if set(watch.outside) - {id(v) for v in views} or _unseen(value, watch): raise RuntimeError('a second derivative needs an f whose closed-over '
+            'tensors enter ordinary torch operations, the same ones whenever f is called; here some went into a custom autograd.Function, or changed')
+        return value
+    z = z.view_as(z)
+    value = f(z)
+    def adjoint(u): return g + torch.autograd.grad(f(z), z, u, create_graph=True, allow_unused=True, materialize_grads=True)[0]
+    u = self.rule.trace(adjoint, g, lambda: self.adjoint(g.detach(), value, z), self.options)
+    return torch.autograd.grad(value, views, u, create_graph=True, allow_unused=True)
 
-# %% ../nbs/02_implicit.ipynb #391a751e
+# %% ../nbs/02_implicit.ipynb #fc2fff35
+def _replace(new, old, t):
+    "Put the tensors of the nest `t` into the table `new`, under the ids of those of `old`."
+    if isinstance(old, torch.Tensor): new[id(old)] = t
+    elif isinstance(old, (tuple, list)): [_replace(new, *pair) for pair in zip(old, t)]
+    elif isinstance(old, dict): [_replace(new, old[k], t[k]) for k in old]
+
+# %% ../nbs/02_implicit.ipynb #06a921c3
 class _Tape(TorchFunctionMode):
     "Records operations, those on `point` and on tensors from outside, so that they can be played again on other tensors."
     def __init__(self, point): super().__init__(); self.made, self.outside, self.calls = {id(point): point}, {}, []
@@ -115,11 +125,7 @@ class _Tape(TorchFunctionMode):
     def play(self, out, new):
         "`out` computed anew, with the tensors of the table `new` (from id to tensor) in place of those recorded."
         def swap(t): return new.get(id(t), t)
-        def keep(old, t):
-            if isinstance(old, torch.Tensor): new[id(old)] = t
-            elif isinstance(old, (tuple, list)): [keep(*pair) for pair in zip(old, t)]
-            elif isinstance(old, dict): [keep(old[k], t[k]) for k in old]
-        for func, args, kwargs, old in self.calls: keep(old, func(*_map(swap, args), **_map(swap, kwargs)))
+        for func, args, kwargs, old in self.calls: _replace(new, old, func(*_map(swap, args), **_map(swap, kwargs)))
         return swap(out)
 
 # %% ../nbs/02_implicit.ipynb #1baef2e5
@@ -155,7 +161,16 @@ def _smooth(f, inputs):
         return f(z, *(new.get(i, t) for i, t in enumerate(inputs)))
     return g, which
 
-# %% ../nbs/02_implicit.ipynb #4ce91d6f
+# %% ../nbs/02_implicit.ipynb #443bb837
+def _solve_mapped(info, dims, start, call, inputs):
+    "The equilibria of V calls, mapped over `dims`, as one batch."
+    V = info.batch_size
+    start = start.expand(V, *start.shape) if dims[0] is None else start.movedim(dims[0], 0)
+    mapped = torch.vmap(call.f, (0, *dims[2:]), randomness=info.randomness)
+    def f(z, *inputs): return mapped(z.unflatten(0, (V, -1)), *inputs).flatten(0, 1)
+    return replace(call, f=f)(start.flatten(0, 1), *inputs).unflatten(0, (V, -1))
+
+# %% ../nbs/02_implicit.ipynb #8a92872b
 class _Root(torch.autograd.Function):
     "The equilibrium of `call`, for every transformation of `torch.func`."
     @staticmethod
@@ -173,14 +188,8 @@ class _Root(torch.autograd.Function):
     def backward(ctx, g): return None, None, *_pull(ctx.call, g, *ctx.saved_tensors)
     @staticmethod
     def jvp(ctx, _, __, *tangents): return _push(ctx.call, tangents, *ctx.saved_tensors)
-
     @staticmethod
-    def vmap(info, dims, start, call, *inputs):
-        V = info.batch_size
-        start = start.expand(V, *start.shape) if dims[0] is None else start.movedim(dims[0], 0)
-        mapped = torch.vmap(call.f, (0, *dims[2:]), randomness=info.randomness)
-        def f(z, *inputs): return mapped(z.unflatten(0, (V, -1)), *inputs).flatten(0, 1)
-        return replace(call, f=f)(start.flatten(0, 1), *inputs).unflatten(0, (V, -1)), 0
+    def vmap(info, dims, start, call, *inputs): return _solve_mapped(info, dims, start, call, inputs), 0
 
 # %% ../nbs/02_implicit.ipynb #43e1a1f6
 def _pull(call, g, z, *inputs):
@@ -199,7 +208,7 @@ def _push(call, tangents, z, *inputs):
         return torch.func.jvp(f, (z, *(both[i] for i in which)), (t, *(both[n+i] for i in which)))[1]
     return call.rule.linear(linear, dict(call.options, what='tangent solve'), torch.zeros_like(z), z, *inputs, *tangents)
 
-# %% ../nbs/02_implicit.ipynb #3a944d45
+# %% ../nbs/02_implicit.ipynb #03e2bf25
 class _Adjoint:
     "What gradient rules by an adjoint share: how the node gets into autograd's graph."
     def own(self, options):
@@ -219,19 +228,21 @@ class _Adjoint:
         "u = adjoint(u) with a graph: the adjoint is a fixed point too. `find()` is its value."
         return self.attach(adjoint, lambda: (None, find()), options, g)[0]
 
-    def attach(self, f, forward, options, z0=None):
-        "Solve by `forward()`, then return z (B, N) with this rule as its gradient, and the `Solution`."
-        if _transformed():
-            F, inputs = _closed(f, z0)
-            return (call := _Solve(F, self, options))(z0, *inputs), call.seen[0]
-        sol, z = forward()
-        if not torch.is_grad_enabled(): return z, sol
-        point = z.detach().requires_grad_()
-        with _Watch(point) as watch: value = f(point)
-        inputs = list(watch.outside.values())
-        if not inputs and not _unseen(value, watch): return z, sol
-        call = _Call(f, point, value, inputs, self.own(options), self)
-        return _Equilibrium.apply(z, value, call, *[t.view_as(t) for t in inputs]), sol
+# %% ../nbs/02_implicit.ipynb #50d8bd4c
+@patch
+def attach(self: _Adjoint, f, forward, options, z0=None):
+    "Solve by `forward()`, then return z (B, N) with this rule as its gradient, and the `Solution`."
+    if _transformed():
+        F, inputs = _closed(f, z0)
+        return (call := _Solve(F, self, options))(z0, *inputs), call.seen[0]
+    sol, z = forward()
+    if not torch.is_grad_enabled(): return z, sol
+    point = z.detach().requires_grad_()
+    with _Watch(point) as watch: value = f(point)
+    inputs = list(watch.outside.values())
+    if not inputs and not _unseen(value, watch): return z, sol
+    call = _Call(f, point, value, inputs, self.own(options), self)
+    return _Equilibrium.apply(z, value, call, *[t.view_as(t) for t in inputs]), sol
 
 # %% ../nbs/02_implicit.ipynb #52851aee
 @dataclass(frozen=True)
@@ -247,15 +258,14 @@ class Implicit(_Adjoint):
     def __post_init__(self):
         _check_solve(self.solver or Anderson(), self.tol or 0, 0, self.max_iter or 1, self.on_failure or 'warn')
 
-# %% ../nbs/02_implicit.ipynb #2fdfe7fc
+# %% ../nbs/02_implicit.ipynb #07b792bb
 @_eager
 def fixed_point(f, z0, *, args=(), solver=Anderson(), gradient=Implicit(), tol=1e-5, atol=0., max_iter=100, on_failure='warn',
                 return_solution=False, what='fixed_point'):
     """The equilibrium z = f(z, *args), differentiable in `args` and in everything `f` closes over, to any order.
 
     `z0`: start, a tensor or nest of tensors (B, …); no gradient flows to it. `solver`, `tol`, `atol`, `max_iter`, `args`, `on_failure`: as for `solve`.
-    `gradient`: the rule for the backward pass, `Implicit()` by default. Returns z, nested as `z0`; with `return_solution`, also the `Solution` (no gradient in it).
-    Raises as `solve` does."""
+    `gradient`: the rule for the backward pass, `Implicit()` by default. Returns z, nested as `z0`; with `return_solution`, also the `Solution` (no gradient in it). Raises as `solve` does."""
     if not callable(getattr(gradient, 'attach', None)) or isinstance(gradient, type):
         raise TypeError(f'gradient must be a gradient rule such as Implicit(); got {gradient!r}')
     packing, args, f = Packing(z0), tuple(args), keep_autocast(f)
@@ -317,7 +327,15 @@ class Unrolled:
         for k in range(int(steps.max())): z = torch.where(k < steps, torch.lerp(z, f(z), options['solver'].damping), z)
         return z, sol
 
-# %% ../nbs/02_implicit.ipynb #aaf0d82c
+# %% ../nbs/02_implicit.ipynb #6259fc72
+def _pull_back(f, at, u, closed_over, totals):
+    "f(at) and uᵀ∂f there; the shares of what f closes over are added to `totals`."
+    with torch.enable_grad(): value = f(point := at.to(f.dtype).requires_grad_())
+    share, *rest = torch.autograd.grad(value, (point, *closed_over), u.to(value.dtype), allow_unused=True, materialize_grads=True)
+    for t, r in zip(totals, rest): t += r
+    return value.detach().to(at.dtype), share.to(at.dtype)
+
+# %% ../nbs/02_implicit.ipynb #b4d3ff7e
 class _ReversibleChain(torch.autograd.Function):
     "Backwards through @eq-reversible of chapter 02: each state from the one after it, with its gradient."
     @staticmethod
@@ -325,17 +343,12 @@ class _ReversibleChain(torch.autograd.Function):
         ctx.save_for_backward(y, z)
         ctx.call = steps, beta, f, closed_over
         return z.to(f.dtype)
-
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, g):
         (y, z), (steps, beta, f, closed_over) = ctx.saved_tensors, ctx.call
         totals, gz, gy = [torch.zeros_like(t) for t in closed_over], g.to(z.dtype), torch.zeros_like(y)
-        def pull(at, u):                                                # f(at) and uᵀ∂f at this point; weights' shares are added up
-            with torch.enable_grad(): value = f(point := at.to(f.dtype).requires_grad_())
-            share, *rest = torch.autograd.grad(value, (point, *closed_over), u.to(value.dtype), allow_unused=True, materialize_grads=True)
-            for t, r in zip(totals, rest): t += r
-            return value.detach().to(at.dtype), share.to(at.dtype)
+        def pull(at, u): return _pull_back(f, at, u, closed_over, totals)
         for _ in range(steps):
             fy, share = pull(y, beta*gz)
             z, gz, gy = (z - beta*fy)/(1 - beta), (1 - beta)*gz, gy + share
@@ -343,7 +356,7 @@ class _ReversibleChain(torch.autograd.Function):
             y, gy, gz = (y - beta*fz)/(1 - beta), (1 - beta)*gy, gz + share
         return None, None, None, None, None, None, *totals
 
-# %% ../nbs/02_implicit.ipynb #7c6b1bfb
+# %% ../nbs/02_implicit.ipynb #514aa954
 @dataclass(frozen=True)
 class Reversible:
     """A reversible iteration in place of the solver, and its exact gradient in constant memory (RevDEQ, arXiv:2509.12917): @eq-reversible of chapter 02.
@@ -352,22 +365,31 @@ class Reversible:
     beta: float = .5
     def __post_init__(self): check_number('beta', self.beta, 0, .95)
 
-    def attach(self, f, forward, options, z0=None):
-        "As `Implicit.attach`."
-        _no_transform(self)
-        def g(z): return f(z.to(z0.dtype))
-        g.dtype, z, y = z0.dtype, z0.double(), z0.double()
-        with torch.no_grad():
-            for k in range(max(1, options['max_iter']//2)):
-                y = torch.lerp(y, g(z).to(y.dtype), self.beta)
-                z = torch.lerp(z, g(y).to(z.dtype), self.beta)
-                residual = relative_residual(g(z), z)
-                if (residual <= options['tol']).all(): break
-        ok = residual <= options['tol']
-        status = torch.where(ok, 0, torch.where(residual.isfinite(), 1, 2))
-        sol = Solution(z.to(z0.dtype), ok, torch.full_like(status, 2*k + 2), residual, 3*k + 3, status)
-        report(sol, options['on_failure'], 'fixed_point')
-        if not torch.is_grad_enabled(): return sol.z, sol
-        with _Watch(point := z0.detach().requires_grad_()) as watch: f(point)
-        inputs = list(watch.outside.values())
-        return (_ReversibleChain.apply(y, z, k + 1, self.beta, g, inputs, *inputs) if inputs else sol.z), sol
+# %% ../nbs/02_implicit.ipynb #e680ceec
+@torch.no_grad()
+def _reversible_steps(g, z, beta, tol, steps):
+    "@eq-reversible from y = z, until the residual of z is below `tol`: y, z, the last step's number, the residual."
+    y = z
+    for k in range(max(1, steps)):
+        y = torch.lerp(y, g(z).to(y.dtype), beta)
+        z = torch.lerp(z, g(y).to(z.dtype), beta)
+        residual = relative_residual(g(z), z)
+        if (residual <= tol).all(): break
+    return y, z, k, residual
+
+# %% ../nbs/02_implicit.ipynb #6cd07957
+@patch
+def attach(self: Reversible, f, forward, options, z0=None):
+    "As `Implicit.attach`."
+    _no_transform(self)
+    def g(z): return f(z.to(z0.dtype))
+    g.dtype = z0.dtype
+    y, z, k, residual = _reversible_steps(g, z0.double(), self.beta, options['tol'], options['max_iter']//2)
+    ok = residual <= options['tol']
+    status = torch.where(ok, 0, torch.where(residual.isfinite(), 1, 2))
+    sol = Solution(z.to(z0.dtype), ok, torch.full_like(status, 2*k + 2), residual, 3*k + 3, status)
+    report(sol, options['on_failure'], 'fixed_point')
+    if not torch.is_grad_enabled(): return sol.z, sol
+    with _Watch(point := z0.detach().requires_grad_()) as watch: f(point)
+    inputs = list(watch.outside.values())
+    return (_ReversibleChain.apply(y, z, k + 1, self.beta, g, inputs, *inputs) if inputs else sol.z), sol

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'TILE', 'LIFT', 'Activation', 'activation', 'euler_chain', 'IRNNCell', 'RecurrentBase', 'IRNN']
 
-# %% ../nbs/06_irnn.ipynb #e356c71e
+# %% ../nbs/06_irnn.ipynb #5f0821f9
 from dataclasses import dataclass
 from typing import Callable, Optional
 
+from fastcore.basics import patch
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -227,7 +228,7 @@ class _Plumbing(nn.Module):
             x = torch.cat(outs, -1) if self.bidirectional else outs[0]
         return x, torch.stack(last)
 
-# %% ../nbs/06_irnn.ipynb #e5497892
+# %% ../nbs/06_irnn.ipynb #648150d1
 class _Checks(_Plumbing):
     "The shape errors of nn.RNN, in its own words."
     def _check_ndim(self, x, hx):
@@ -236,22 +237,24 @@ class _Checks(_Plumbing):
         if hx is not None and hx.dim() != x.dim():
             raise RuntimeError(f'For {kind} {x.dim()}-D input, hx should also be {x.dim()}-D but got {hx.dim()}-D tensor')
 
-    def _initial(self, hx, x, batch, packed=False):
-        "Check x (T, B, F), or the packed (N, F), and h_0; h_0 defaults to zeros."
-        size, dtype = (len(self.cells), batch, self.hidden_size), next(self.parameters(), x).dtype
-        if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
-            raise ValueError(f'RNN input dtype ({x.dtype}) does not match weight dtype ({dtype}). '
-                             f'Convert input: input.to({dtype}), or convert model: model.to({x.dtype})')
-        if x.dim() != 3 - packed: raise RuntimeError(f'input must have {3 - packed} dimensions, got {x.dim()}')
-        if x.shape[-1] != self.input_size:
-            raise RuntimeError(f'input.size(-1) must be equal to input_size. Expected {self.input_size}, got {x.shape[-1]}')
-        if hx is None: hx = x.new_zeros(size, dtype=dtype)
-        if hx.shape != size: raise RuntimeError(f'Expected hidden size {size}, got {list(hx.shape)}')
-        if hx.dtype != dtype: raise RuntimeError(f'mat1 and mat2 must have the same dtype, but got {hx.dtype} and {dtype}')
-        if len(x) == 0: raise RuntimeError('Expected sequence length to be larger than 0 in RNN')
-        return hx
+# %% ../nbs/06_irnn.ipynb #66136bba
+@patch
+def _initial(self: _Checks, hx, x, batch, packed=False):
+    "Check x (T, B, F), or the packed (N, F), and h_0; h_0 defaults to zeros."
+    size, dtype = (len(self.cells), batch, self.hidden_size), next(self.parameters(), x).dtype
+    if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
+        raise ValueError(f'RNN input dtype ({x.dtype}) does not match weight dtype ({dtype}). '
+                         f'Convert input: input.to({dtype}), or convert model: model.to({x.dtype})')
+    if x.dim() != 3 - packed: raise RuntimeError(f'input must have {3 - packed} dimensions, got {x.dim()}')
+    if x.shape[-1] != self.input_size:
+        raise RuntimeError(f'input.size(-1) must be equal to input_size. Expected {self.input_size}, got {x.shape[-1]}')
+    if hx is None: hx = x.new_zeros(size, dtype=dtype)
+    if hx.shape != size: raise RuntimeError(f'Expected hidden size {size}, got {list(hx.shape)}')
+    if hx.dtype != dtype: raise RuntimeError(f'mat1 and mat2 must have the same dtype, but got {hx.dtype} and {dtype}')
+    if len(x) == 0: raise RuntimeError('Expected sequence length to be larger than 0 in RNN')
+    return hx
 
-# %% ../nbs/06_irnn.ipynb #b6781972
+# %% ../nbs/06_irnn.ipynb #1e0381b6
 class _Forms(_Checks):
     "The forms of input: batched either way, unbatched, packed."
     def forward(self, input, hx=None):
@@ -264,16 +267,18 @@ class _Forms(_Checks):
         out, h_n = self._run(x, self._initial(hx[:, None] if unbatched and hx is not None else hx, x, x.shape[1]))
         return (out[:, 0], h_n[:, 0]) if unbatched else (out.transpose(0, 1) if swap else out, h_n)
 
-    def _packed(self, packed, hx):
-        "A `PackedSequence` is padded in its sorted order, run with its lengths, and packed again."
-        data, batch_sizes, order, back = packed
-        hx = self._initial(hx if hx is None or order is None else hx.index_select(1, order), data, int(batch_sizes[0]), packed=True)
-        x, lengths = pad_packed_sequence(PackedSequence(data, batch_sizes))
-        out, h_n = self._run(x, hx, lengths.to(x.device))
-        out = pack_padded_sequence(out, lengths).data
-        return PackedSequence(out, batch_sizes, order, back), h_n if back is None else h_n.index_select(1, back)
+# %% ../nbs/06_irnn.ipynb #e7d8a343
+@patch
+def _packed(self: _Forms, packed, hx):
+    "A `PackedSequence` is padded in its sorted order, run with its lengths, and packed again."
+    data, batch_sizes, order, back = packed
+    hx = self._initial(hx if hx is None or order is None else hx.index_select(1, order), data, int(batch_sizes[0]), packed=True)
+    x, lengths = pad_packed_sequence(PackedSequence(data, batch_sizes))
+    out, h_n = self._run(x, hx, lengths.to(x.device))
+    out = pack_padded_sequence(out, lengths).data
+    return PackedSequence(out, batch_sizes, order, back), h_n if back is None else h_n.index_select(1, back)
 
-# %% ../nbs/06_irnn.ipynb #cf1bab4a
+# %% ../nbs/06_irnn.ipynb #bfeeda99
 class RecurrentBase(_Forms):
     """What every drop-in for nn.RNN shares: layers, directions, dropout, batch_first, unbatched and packed input, h_0, and nn.RNN's errors.
 
@@ -293,11 +298,15 @@ class RecurrentBase(_Forms):
     def _make_cell(self, input_size): raise NotImplementedError(f'{type(self).__name__} must define _make_cell(input_size)')
     def reset_parameters(self):
         for cell in self.cells: cell.reset_parameters()
-    def flatten_parameters(self): "Does nothing; nn.RNN has it for cuDNN."
 
-    def extra_repr(self):
-        shown = dict(num_layers=1, bias=True, batch_first=False, dropout=0., bidirectional=False)
-        return ', '.join([f'{self.input_size}, {self.hidden_size}', *(f'{k}={getattr(self, k)}' for k, v in shown.items() if getattr(self, k) != v)])
+# %% ../nbs/06_irnn.ipynb #3ec70787
+@patch
+def flatten_parameters(self: RecurrentBase): "Does nothing; nn.RNN has it for cuDNN."
+
+@patch
+def extra_repr(self: RecurrentBase):
+    shown = dict(num_layers=1, bias=True, batch_first=False, dropout=0., bidirectional=False)
+    return ', '.join([f'{self.input_size}, {self.hidden_size}', *(f'{k}={getattr(self, k)}' for k, v in shown.items() if getattr(self, k) != v)])
 
 # %% ../nbs/06_irnn.ipynb #7e7cf83b
 class IRNN(RecurrentBase):

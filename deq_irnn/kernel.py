@@ -59,7 +59,7 @@ def _change(a, b, na, nb, sa, sb, slack):
     far = tl.sqrt(moved) - slack*tl.sqrt(size)
     return tl.where(far < 0, 0., far)/tl.where(out > 1e-37, 2*tl.sqrt(out), 1e-37)
 
-# %% ../nbs/14_kernel.ipynb #338decc7
+# %% ../nbs/14_kernel.ipynb #d18896d7
 @triton.jit
 def _tile(X, row, H: tl.constexpr, ROWS: tl.constexpr):
     "Where the left half of this program's tile is, in an array with `row` numbers per row."
@@ -75,6 +75,7 @@ def _write(S, row, sa, sb, rows, H: tl.constexpr, ROWS: tl.constexpr):
     at = _tile(S, row, H, ROWS)
     tl.store(at, sa, mask=rows[:, None]); tl.store(at + H, sb, mask=rows[:, None])
 
+# %% ../nbs/14_kernel.ipynb #c3fe197d
 @triton.jit
 def _iterate(a, b, Q, X, C, inside, x_row, slack, KIND: tl.constexpr, PARTS: tl.constexpr, H: tl.constexpr, ROWS: tl.constexpr):
     "One iteration, @eq-kernel-loop: the new w, s, and the residual."
@@ -85,7 +86,7 @@ def _iterate(a, b, Q, X, C, inside, x_row, slack, KIND: tl.constexpr, PARTS: tl.
     na, nb = 2*sa - ua, 2*sb - ub
     return na, nb, sa, sb, _change(a, b, na, nb, sa, sb, slack)
 
-# %% ../nbs/14_kernel.ipynb #d3bff478
+# %% ../nbs/14_kernel.ipynb #c7e9bca0
 @triton.jit
 def _rest_kernel(Q, X, C, S, ITS, CHEAP, RES, N, x_row, s_row, tol, slack, max_iter, KIND: tl.constexpr, PARTS: tl.constexpr, H: tl.constexpr, ROWS: tl.constexpr):
     rows = tl.program_id(0)*ROWS + tl.arange(0, ROWS)
@@ -102,12 +103,11 @@ def _rest_kernel(Q, X, C, S, ITS, CHEAP, RES, N, x_row, s_row, tol, slack, max_i
             count, its, more = count + 1, its + live.to(tl.int32), live & (r > tol)
             if full == 1:
                 end = live & ((r > tol) & (count < limit) == 0)
-                _write(S, s_row, sa, sb, end, H, ROWS)
-                tl.store(RES + rows, r, mask=end); tl.store(ITS + rows, its, mask=end)
+                _write(S, s_row, sa, sb, end, H, ROWS); tl.store(RES + rows, r, mask=end); tl.store(ITS + rows, its, mask=end)
             live = more
         if full == 0: tl.store(CHEAP + rows, its, mask=inside)
 
-# %% ../nbs/14_kernel.ipynb #4dd9823b
+# %% ../nbs/14_kernel.ipynb #7c349de9
 KINDS = {torch.relu: 'relu', torch.tanh: 'tanh', torch.sigmoid: 'sigmoid', torch.mul: 'slope'}
 
 def plan(D, tol):
@@ -122,6 +122,7 @@ def fits(act, q, tol):
     card = torch.cuda.get_device_properties(q.device)
     return plan(q.shape[1], tol)[1] <= card.shared_memory_per_block_optin and (q.shape[1] <= 64 or card.major >= 9)
 
+# %% ../nbs/14_kernel.ipynb #0ecd208f
 def rest(act, q, C, s, data, tol, max_iter, cheap=None):
     """s = act(u, *data), u = (2s − u) C + q, @eq-kernel-loop, written into `s` (N, D; its rows may be part of longer ones). Iterations and residuals, (N,).
 

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['depth_jacobian', 'rest_points', 'IncrementalResNet']
 
-# %% ../nbs/09_resnet.ipynb #7bc20dfd
+# %% ../nbs/09_resnet.ipynb #98e3ea40
 import math
 
+from fastcore.basics import patch
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -45,18 +46,17 @@ def _bounded(V, bound, size):
     norms = torch.stack([conv_norm(K, size) for K in V])
     return V*(bound/norms).clamp_max(1.).view(-1, 1, 1, 1, 1)
 
-# %% ../nbs/09_resnet.ipynb #ccb475e0
+# %% ../nbs/09_resnet.ipynb #c46a8659
 def rest_points(U, p, phi, solver=None, tol=1e-4, max_iter=100, on_failure='warn'):
     """s_l = φ(U_l s_l + p_l) of L independent layers in one batched solve, differentiable in U and p to any order; and the `Solution`, whose row l·B + b is layer l of sample b.
 
     `U`: matrices (L, D, D) or kernels (L, C, C, k, k) with a norm below 1. `p`: (L, B, D) or (L, B, C, H, W). `phi`: an `Activation`. `solver`: one of chapter 01, on the equation as it stands;
     None: plain iteration of its reflected form (chapter 03) where U holds matrices and φ is relu, tanh or sigmoid, else Anderson's."""
-    reflected, options = solver is None and phi.derivative is not None and U.dim() == 3, dict(tol=tol, max_iter=max_iter, on_failure=on_failure)
+    reflected, options = solver is None and phi.derivative is not None and U.dim() == 3, dict(tol=tol, max_iter=max_iter, on_failure=on_failure, what='IncrementalResNet')
     if reflected and len(U) == 1:                                       # chapter 07's solver, made for one matrix
         s, sol = token_equilibrium(p[0], U, phi, **options)
         return s[None], sol
-    options.update(return_solution=True, what='IncrementalResNet')
-    rows = p.flatten(0, 1)
+    rows, options['return_solution'] = p.flatten(0, 1), True
     if not reflected:
         s, sol = fixed_point(lambda s: phi(_apply(U, s.view_as(p)) + p).flatten(0, 1), torch.zeros_like(rows), solver=solver or Anderson(), **options)
         return s.view_as(p), sol
@@ -64,8 +64,7 @@ def rest_points(U, p, phi, solver=None, tol=1e-4, max_iter=100, on_failure='warn
     q = p @ V
     def pre(w): return torch.baddbmm(q, w.view_as(q), C)
     w, sol = fixed_point(lambda w: (lambda u: 2*phi(u) - u)(pre(w)).flatten(0, 1), torch.zeros_like(rows), solver=Picard(), **options)
-    s = phi(pre(w))
-    sol.z = s.detach().flatten(0, 1)
+    sol.z = (s := phi(pre(w))).detach().flatten(0, 1)
     return s, sol
 
 # %% ../nbs/09_resnet.ipynb #b3271a93
@@ -103,7 +102,7 @@ def _check_resnet(features, depth, injection, steps, transition, block, kernel_s
     if features % 2 and transition == 'rotation': raise ValueError(f'features must be even for transition=\'rotation\'; got {features}')
     _check_solve(solver or Anderson(), tol, 0, max_iter, on_failure)
 
-# %% ../nbs/09_resnet.ipynb #c1f40ecf
+# %% ../nbs/09_resnet.ipynb #e9113bba
 class IncrementalResNet(_ResNetParameters):
     """A residual network of layers at rest: s_l = φ(U_l s_l + W_l u_l + b_l), h_l = R_l h_{l−1} + scale·s_l, ‖U_l‖₂ ≤ `bound` < 1. h_L = net(x, h0), x and h0 (B, features) or (B, features, H, W); h0 is x if None.
 
@@ -119,20 +118,23 @@ class IncrementalResNet(_ResNetParameters):
         self.features, self.depth, self.injection, self.steps, self.transition, self.block, self.start, self.scale, self.bound = features, depth, injection, steps, transition, block, start, scale, bound
         self.phi, self.parallel, self.options, self.solution = activation(nonlinearity), parallel, dict(solver=solver, tol=tol, max_iter=max_iter, on_failure=on_failure), None
 
-    def layers(self, x, h0=None):
-        "h_1 … h_L, (L, B, …)."
-        self._check(x, h0)
-        h = x if h0 is None else h0
-        U = _bounded(self.U, self.bound, x.shape[2:])
-        if self.injection == 'input' and self.steps is None and self.parallel: return self._all(U, x, h)
-        states, solutions = [], []
-        for l in range(self.depth):
-            h = self._layer(l, U[l:l+1], x, h, solutions)
-            states.append(h)
-        self.solution = _joined(solutions) if solutions else None
-        return torch.stack(states)
+# %% ../nbs/09_resnet.ipynb #1a2a1cc1
+@patch
+def layers(self: IncrementalResNet, x, h0=None):
+    "h_1 … h_L, (L, B, …)."
+    self._check(x, h0)
+    h = x if h0 is None else h0
+    U = _bounded(self.U, self.bound, x.shape[2:])
+    if self.injection == 'input' and self.steps is None and self.parallel: return self._all(U, x, h)
+    states, solutions = [], []
+    for l in range(self.depth):
+        h = self._layer(l, U[l:l+1], x, h, solutions)
+        states.append(h)
+    self.solution = _joined(solutions) if solutions else None
+    return torch.stack(states)
 
-    def forward(self, x, h0=None): return self.layers(x, h0)[-1]
+@patch
+def forward(self: IncrementalResNet, x, h0=None): return self.layers(x, h0)[-1]
 
 # %% ../nbs/09_resnet.ipynb #1aface7f
 def _injected(self, l, u):

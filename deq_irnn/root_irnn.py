@@ -6,12 +6,13 @@
 __all__ = ['TILE', 'FIRST', 'KERNEL', 'TRANSITIONS', 'RECURRENCES', 'solve_tokens', 'token_equilibrium', 'arrivals',
            'time_parallel', 'RootCell', 'RootIRNN', 'RootBlock']
 
-# %% ../nbs/07_root_irnn.ipynb #475623a0
+# %% ../nbs/07_root_irnn.ipynb #50b25b14
 import math
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 
+from fastcore.basics import patch
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -23,11 +24,10 @@ from .wellposed import contractive, monotone, reflect
 from .scan import rotation_scan, signed_scan
 from .irnn import RecurrentBase, activation
 
-# %% ../nbs/07_root_irnn.ipynb #a3b36ff4
+# %% ../nbs/07_root_irnn.ipynb #a593470a
 @torch.no_grad()
 def _solve_tile(act, q, C, w, data, tol, max_iter):
-    """w = 2 act(u) − u, u = w C + q, for the n tokens of a tile: s = act(u), iterations, residuals. `data`: what else `act(u, *data)` needs of each token.
-    A token that is done leaves the tile: none is iterated for the sake of another."""
+    "w = 2 act(u) − u, u = w C + q, for the n tokens of a tile: s = act(u), iterations, residuals. `data`: what else `act(u, *data)` needs of each token. A token that is done leaves the tile."
     out, its, res, rows = torch.empty_like(w), w.new_empty(len(w), dtype=torch.long), _norm(w), None
     for k in range(1, max_iter + 1):
         u = torch.addmm(q, w, C)
@@ -45,7 +45,7 @@ def _solve_tile(act, q, C, w, data, tol, max_iter):
             if end: return out, its, res
             rows, w, q, data = rows[left], w[left], q[left], tuple(d[left] for d in data)
 
-# %% ../nbs/07_root_irnn.ipynb #6a051a5a
+# %% ../nbs/07_root_irnn.ipynb #83779b3f
 TILE = 65536                                                            # numbers per tile on the CPU: it stays in the cache
 FIRST = 9                                                               # iterations that every tile gets
 KERNEL = 'auto'                                                         # chapter 14's, on a GPU: False: never; True: also on the CPU, in Triton's interpreter, for tests
@@ -57,6 +57,7 @@ def _kernel(act, p, tol):
     except ImportError: return None                                     # no Triton here
     return rest if fits(act, p, tol) else None
 
+# %% ../nbs/07_root_irnn.ipynb #e4d083ff
 def _solve_tiles(act, p, U, V, C, s, data, tol, max_iter):
     "s = act(s Uᵀ + p, *data) for any number of tokens, into `s`: tile by tile, then the stragglers of all tiles, few each, pooled. Iterations and residuals."
     if kernel := _kernel(act, p, tol): return kernel(act, p @ V, C, s, data, tol, max_iter)
@@ -74,7 +75,7 @@ def _solve_tiles(act, p, U, V, C, s, data, tol, max_iter):
         its[rows] += more
     return its, res
 
-# %% ../nbs/07_root_irnn.ipynb #3af4b29b
+# %% ../nbs/07_root_irnn.ipynb #3b2f751b
 def _columns(x, heads): return x.chunk(heads, 1) if heads > 1 else (x,)
 
 def _solve_heads(act, p, U, s, data, recurrence, tol, max_iter, what, on_failure):
@@ -89,16 +90,16 @@ def _solve_heads(act, p, U, s, data, recurrence, tol, max_iter, what, on_failure
     report(sol, on_failure, what)
     return sol
 
-def solve_tokens(p, U, phi, tol, max_iter, recurrence='contractive', on_failure='warn'):
+def solve_tokens(p, U, phi, tol, max_iter, recurrence='contractive', on_failure='warn', what='RootIRNN'):
     """s = φ(U s + p) for every token: `p` (N, D), `U` (heads, d, d) with a symmetric part below 1, `phi` an `Activation` with slopes in [0, 1]. A `Solution`, no gradient.
     `recurrence`: 'contractive' if it is known that ‖U‖₂ ≤ 1."""
-    return _solve_heads(phi.fn, p, U, torch.empty_like(p), (), recurrence, tol, max_iter, 'RootIRNN', on_failure)
+    return _solve_heads(phi.fn, p, U, torch.empty_like(p), (), recurrence, tol, max_iter, what, on_failure)
 
-# %% ../nbs/07_root_irnn.ipynb #2888635b
-def _token_gradients(g, s, U, phi, recurrence, tol, max_iter, on_failure):
+# %% ../nbs/07_root_irnn.ipynb #9f329dee
+def _token_gradients(g, s, U, phi, recurrence, tol, max_iter, on_failure, what):
     "∂L/∂p and ∂L/∂U from g = ∂L/∂s: the adjoint δ = φ′ ∘ (Uᵀ δ + g), and one product for all weights."
     slopes, g_U = phi.derivative(s), torch.empty_like(U)
-    delta = _solve_heads(torch.mul, g, U.mT, torch.empty_like(g), (slopes,), recurrence, tol, max_iter, 'RootIRNN adjoint', on_failure).z
+    delta = _solve_heads(torch.mul, g, U.mT, torch.empty_like(g), (slopes,), recurrence, tol, max_iter, f'{what} adjoint', on_failure).z
     for h, (d, x) in enumerate(zip(_columns(delta, len(U)), _columns(s, len(U)))): torch.mm(d.T, x, out=g_U[h])
     return delta, g_U
 
@@ -121,14 +122,14 @@ class _Tokens(torch.autograd.Function):
         with torch.enable_grad(): s = _general(p, U, s, **ctx.options)[0]       # a gradient with a graph of its own: the rule of chapter 02
         return *torch.autograd.grad(s, (p, U), g, create_graph=True, allow_unused=True, materialize_grads=True), None, None
 
-# %% ../nbs/07_root_irnn.ipynb #e5f0447f
+# %% ../nbs/07_root_irnn.ipynb #8205c642
 def _times(x, A):
     "The rows of x (N, D) times the block-diagonal matrix of blocks A (heads, d, d)."
     return (x.unflatten(1, (len(A), -1)).transpose(0, 1) @ A).transpose(0, 1).flatten(1)
 
 def _general(p, U, s0, phi, recurrence, solver=Anderson(), **options):
     "The same by the solvers of chapter 01 and the gradient of chapter 02: any φ, any solver. What is not contractive is solved in its reflected form, which is."
-    options = dict(options, solver=solver, return_solution=True, what='RootIRNN')
+    options = dict(options, solver=solver, return_solution=True)
     if recurrence == 'contractive': return fixed_point(lambda s, p: phi(_times(s, U.mT) + p), s0, args=(p,), **options)
     V, C = reflect(U)
     def f(w, q):
@@ -139,13 +140,13 @@ def _general(p, U, s0, phi, recurrence, solver=Anderson(), **options):
     s = phi(_times(w, C) + q)
     return s, replace(sol, z=s.detach())
 
-# %% ../nbs/07_root_irnn.ipynb #98505c6c
-def token_equilibrium(p, U, phi, recurrence='contractive', tol=1e-4, max_iter=100, on_failure='warn', solver=None):
+# %% ../nbs/07_root_irnn.ipynb #e07c8095
+def token_equilibrium(p, U, phi, recurrence='contractive', tol=1e-4, max_iter=100, on_failure='warn', solver=None, what='RootIRNN'):
     """s = φ(U s + p) for N independent tokens, differentiable in both, to any order; also the `Solution`.
 
     `p` (N, D): W x + b. `U` (heads, D/heads, D/heads): the blocks of a block-diagonal matrix. `phi`: an `Activation`. `recurrence`: 'contractive' (‖U‖₂ < 1, φ with slopes in
     [−1, 1]) or 'monotone' (symmetric part of U below 1, φ with slopes in [0, 1]). `solver`: one of chapter 01, or None: the reflected iteration on tiles."""
-    options, kept = dict(phi=phi, recurrence=recurrence, tol=tol, max_iter=max_iter, on_failure=on_failure), []
+    options, kept = dict(phi=phi, recurrence=recurrence, tol=tol, max_iter=max_iter, on_failure=on_failure, what=what), []
     if solver is not None or phi.derivative is None: return _general(p, U, torch.zeros_like(p), solver=solver or Anderson(), **options)
     with torch.autocast(p.device.type, enabled=False): return _Tokens.apply(p, U, options, kept.append), kept[0]
 
@@ -159,7 +160,7 @@ def _check_cell(hidden_size, transition, recurrence, heads, length, bound, solve
     if hidden_size % 2 and transition.endswith('rotation'): raise ValueError(f'hidden_size must be even for transition={transition!r}; got {hidden_size}')
     _check_solve(solver or Anderson(), tol, 0, max_iter, on_failure)
 
-# %% ../nbs/07_root_irnn.ipynb #06e5acb2
+# %% ../nbs/07_root_irnn.ipynb #111de102
 class _RootParameters(nn.Module):
     "The weights of a `RootCell`, and how they begin."
     def __init__(self, N, D, transition, recurrence, bias, gate, heads, length, bound, device, dtype):
@@ -173,15 +174,17 @@ class _RootParameters(nn.Module):
         new('angle', turns, D//2); new('weight_angle', transition == 'input_rotation', D//2, N)
         self.reset_parameters()
 
-    def reset_parameters(self):
-        """W, U, b, G uniform within ±1/√hidden_size, as in nn.RNN; gate bias −ln(√length − 1); angles log-spaced from 0.3/length to π; Θ zero. Monotone: A is uniform around
-        √bound·I, so that U too begins small."""
-        for p in self.parameters(): nn.init.uniform_(p, -self.weight_ih.shape[0]**-.5, self.weight_ih.shape[0]**-.5)
-        with torch.no_grad():
-            if self.weight_skew is not None: self.weight_hh.diagonal(dim1=1, dim2=2).add_(self.bound**.5)
-            if self.bias_gate is not None: self.bias_gate.fill_(-math.log(max(self.length**.5 - 1, 1e-3)))
-            if self.angle is not None: self.angle.copy_(torch.logspace(math.log10(.3/self.length), math.log10(math.pi), len(self.angle)))
-            if self.weight_angle is not None: self.weight_angle.zero_()
+# %% ../nbs/07_root_irnn.ipynb #459cdebc
+@patch
+def reset_parameters(self: _RootParameters):
+    """W, U, b, G uniform within ±1/√hidden_size, as in nn.RNN; gate bias −ln(√length − 1); angles log-spaced from 0.3/length to π; Θ zero. Monotone: A is uniform around
+    √bound·I, so that U too begins small."""
+    for p in self.parameters(): nn.init.uniform_(p, -self.weight_ih.shape[0]**-.5, self.weight_ih.shape[0]**-.5)
+    with torch.no_grad():
+        if self.weight_skew is not None: self.weight_hh.diagonal(dim1=1, dim2=2).add_(self.bound**.5)
+        if self.bias_gate is not None: self.bias_gate.fill_(-math.log(max(self.length**.5 - 1, 1e-3)))
+        if self.angle is not None: self.angle.copy_(torch.logspace(math.log10(.3/self.length), math.log10(math.pi), len(self.angle)))
+        if self.weight_angle is not None: self.weight_angle.zero_()
 
 # %% ../nbs/07_root_irnn.ipynb #35f8f510
 def arrivals(c, angle, h0):
@@ -256,7 +259,7 @@ class _RootMaps(_RootParameters):
         angle = angle.double()
         return ((angle*len(x))[None] if angle.dim() == 1 else angle.sum(0)).remainder(2*math.pi)
 
-# %% ../nbs/07_root_irnn.ipynb #fa71e859
+# %% ../nbs/07_root_irnn.ipynb #188969db
 class RootCell(_RootMaps):
     """One layer of root-found iRNN in one direction: x (T, B, input_size), h0 (B, hidden_size) → h_1…h_T (T, B, hidden_size). Options as in `RootIRNN`.
 
@@ -274,16 +277,19 @@ class RootCell(_RootMaps):
         s, self.solution = token_equilibrium(p.flatten(0, 1), self.recurrent_matrix(), self.phi, self.recurrence, **self.options)
         return s.view_as(p)
 
-    def gated(self, x):
-        "What is added in each step, (T, B, D): s*, times the gate."
-        s = self.equilibria(x)
-        return s if self.weight_gate is None else s*torch.sigmoid(F.linear(x, self.weight_gate, self.bias_gate))
+# %% ../nbs/07_root_irnn.ipynb #0f5d69c6
+@patch
+def gated(self: RootCell, x):
+    "What is added in each step, (T, B, D): s*, times the gate."
+    s = self.equilibria(x)
+    return s if self.weight_gate is None else s*torch.sigmoid(F.linear(x, self.weight_gate, self.bias_gate))
 
-    def forward(self, x, h0):
-        b, angle = self.gated(x), self.angles(x) if self.angle is not None else None
-        def scan(h0): return signed_scan(b, h0, -1 if self.transition == 'minus' else 1) if angle is None else rotation_scan(b, angle, h0)
-        group = _TIME.get()
-        return scan(h0 if not group else _Arriving.apply(*group, scan(torch.zeros_like(h0))[-1], self._turn(angle, x), h0))
+@patch
+def forward(self: RootCell, x, h0):
+    b, angle = self.gated(x), self.angles(x) if self.angle is not None else None
+    def scan(h0): return signed_scan(b, h0, -1 if self.transition == 'minus' else 1) if angle is None else rotation_scan(b, angle, h0)
+    group = _TIME.get()
+    return scan(h0 if not group else _Arriving.apply(*group, scan(torch.zeros_like(h0))[-1], self._turn(angle, x), h0))
 
 # %% ../nbs/07_root_irnn.ipynb #5e54da55
 class _Stream(RecurrentBase):
@@ -326,7 +332,7 @@ class RootIRNN(_Stream):
         shown = dict(transition=None, recurrence='contractive', nonlinearity=None, gate=None, heads=1, solver=None)
         return ', '.join([super().extra_repr(), *(f'{k}={self.options[k]!r}' for k, v in shown.items() if self.options[k] != v)])
 
-# %% ../nbs/07_root_irnn.ipynb #3d756c7c
+# %% ../nbs/07_root_irnn.ipynb #f3de32a1
 class RootBlock(nn.Module):
     """x + RootIRNN(norm(x)), then x + MLP(norm(x)): to be stacked. x (T, B, size), or as `batch_first` says, → (the same shape, h_n).
 
@@ -345,7 +351,9 @@ class RootBlock(nn.Module):
         x = self.wide(x)
         return self.narrow(F.silu(x.chunk(2, -1)[0])*x.chunk(2, -1)[1] if self.gated else F.gelu(x))
 
-    def forward(self, x, h_0=None):
-        y, h_n = self.rnn(self.norms[0](x), h_0)
-        x = x + self.dropout(self.out(y))
-        return x + self.dropout(self.mlp(self.norms[1](x))), h_n
+# %% ../nbs/07_root_irnn.ipynb #00ca3ffa
+@patch
+def forward(self: RootBlock, x, h_0=None):
+    y, h_n = self.rnn(self.norms[0](x), h_0)
+    x = x + self.dropout(self.out(y))
+    return x + self.dropout(self.mlp(self.norms[1](x))), h_n

@@ -124,7 +124,7 @@ def signed_scan(b:Tensor, h0:Tensor=None, sign:int=-1, reverse:bool=False) -> Te
     x, h = _start(b, h0)
     return (_Signed.apply(x, h, sign, reverse) if len(b) else x).to(b.dtype)
 
-# %% ../nbs/05_scan.ipynb #838d28bd
+# %% ../nbs/05_scan.ipynb #17d956df
 class _Affine(torch.autograd.Function):
     "h_t = a_t h_{t−1} + b_t, or with `adjoint` its transpose λ_t = b_t + a_{t+1}ᵀ λ_{t+1}: @eq-adjoint-scan of chapter 05."
     @staticmethod
@@ -134,8 +134,7 @@ class _Affine(torch.autograd.Function):
             if not adjoint: kind.run(kind, a, b, h0, out, reverse)
             else:
                 start, early, late = (-1, slice(1, None), slice(-1)) if reverse else (0, slice(-1), slice(1, None))
-                out[start] = b[start]
-                kind.run(kind, kind.adjoint(_part(kind, a, early)), b[late], b[start], out[late], reverse)
+                out[start] = b[start]; kind.run(kind, kind.adjoint(_part(kind, a, early)), b[late], b[start], out[late], reverse)
         return out
 
     @staticmethod

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['Picard', 'Anderson', 'keep_autocast', 'solve', 'Broyden', 'root', 'Newton', 'NewtonKrylov']
 
-# %% ../nbs/01_solvers.ipynb #b280e6c7
+# %% ../nbs/01_solvers.ipynb #e07b109d
 import contextlib, functools
 from dataclasses import dataclass
 
+from fastcore.basics import patch
 import torch
 from torch import Tensor
 from .fixed_point import (Packing, Solution, Status, leaves, rebuild, report, _norm,
@@ -24,7 +25,7 @@ class Picard:
         "The next point (B, N)."
         return fz if self.damping == 1 else torch.add(z, r, alpha=self.damping)
 
-# %% ../nbs/01_solvers.ipynb #8ae80927
+# %% ../nbs/01_solvers.ipynb #398f9cea
 @dataclass(frozen=True)
 class Anderson:
     """Anderson acceleration, type II, per sample (Anderson 1965; Walker & Ni 2011): @eq-anderson, @eq-ridge of chapter 01.
@@ -40,16 +41,18 @@ class Anderson:
         check_number('damping', self.damping, 0, 1)
         check_positive('ridge', self.ridge, zero=True)
 
-    def step(self, g, z, fz, r, memory):
-        "The next point (B, N)."
-        dtype, high = z.dtype, _at_least_float32(z.dtype)
-        fz, r = fz.to(high), r.to(high)
-        if not memory:
-            _anderson_start(self, fz, r, memory)
-            return fz.to(dtype) if self.damping == 1 else z + self.damping*r.to(dtype)
-        gamma, R, F = _anderson_weights(self, fz, r, memory)
-        z = _minus(fz, gamma, F)
-        return (z if self.damping == 1 else z - (1 - self.damping)*_minus(r, gamma, R)).to(dtype)
+# %% ../nbs/01_solvers.ipynb #7d930f86
+@patch
+def step(self: Anderson, g, z, fz, r, memory):
+    "The next point (B, N)."
+    dtype, high = z.dtype, _at_least_float32(z.dtype)
+    fz, r = fz.to(high), r.to(high)
+    if not memory:
+        _anderson_start(self, fz, r, memory)
+        return fz.to(dtype) if self.damping == 1 else z + self.damping*r.to(dtype)
+    gamma, R, F = _anderson_weights(self, fz, r, memory)
+    z = _minus(fz, gamma, F)
+    return (z if self.damping == 1 else z - (1 - self.damping)*_minus(r, gamma, R)).to(dtype)
 
 # %% ../nbs/01_solvers.ipynb #5366bd28
 def _at_least_float32(dtype): return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
@@ -208,15 +211,14 @@ def _prepare(f, z0, args):
     if not z.is_floating_point(): raise TypeError(f'z0 must hold floating-point tensors; got {z.dtype}')
     return packing, z, packing.flatten(keep_autocast(f)), tuple(args)
 
-# %% ../nbs/01_solvers.ipynb #b207e76e
+# %% ../nbs/01_solvers.ipynb #0f931394
 @_eager
 def solve(f, z0, solver=Anderson(), tol=1e-5, atol=0., max_iter=100, args=(), on_failure='warn', trace=False, check_every=1, what='solve'):
     """Find z = f(z, *args) for every sample of the batch, from the start `z0`; no gradient.
 
     `z0`: a tensor or nested tuple / list / dict of tensors, each (B, …). `f`: from such a state to one of the same shapes. `tol`, `atol`: bounds on the relative
     residual ‖f(z) − z‖/‖f(z)‖ and on ‖f(z) − z‖; a sample that meets either is done. `max_iter`: iterations at most, each (but Newton's) one evaluation of f. `args`: injections, each
-    tensor (B, …); samples that are done are then left out of later evaluations. `trace`: keep all residuals. `check_every`: look at the residuals only every so many
-    iterations (each look waits for the GPU).
+    tensor (B, …); samples that are done are then left out of later evaluations. `trace`: keep all residuals. `check_every`: iterations between looks at the residuals (each waits for the GPU, once).
     Returns a `Solution`. Warns, raises `ConvergenceError` or stays silent about samples that failed, by `on_failure`; `what` names the solve in that message.
     Raises `ValueError`, `TypeError` naming a wrong argument."""
     _check_solve(solver, tol, atol, max_iter, on_failure, check_every)
@@ -387,7 +389,7 @@ def _least_squares(A, b):
     lost = d.abs() <= torch.finfo(d.dtype).eps*d.abs().amax(1, keepdim=True).clamp_min(torch.finfo(d.dtype).tiny)
     return torch.linalg.solve_triangular(R + torch.diag_embed(torch.where(lost, torch.inf, 0.).to(d.dtype)), Q.mT @ b, upper=True)
 
-# %% ../nbs/01_solvers.ipynb #d2217dca
+# %% ../nbs/01_solvers.ipynb #200c4429
 @dataclass(frozen=True)
 class NewtonKrylov:
     """Newton's method whose steps are found by GMRES from Jacobian-vector products, with a backtracking line search (Knoll, Keyes 2004).
@@ -399,15 +401,17 @@ class NewtonKrylov:
 
     def __post_init__(self): check_positive('restart', self.restart, integer=True); check_number('forcing', self.forcing, 0, 1)
 
-    def step(self, g, z, fz, r, memory):
-        "The next trial point (B, N)."
-        m, size = memory, _norm(r)
-        accept = size <= (1 - 1e-4*m['t'])*m['size'] if m else torch.ones_like(size, dtype=torch.bool)      # False for NaN
-        if not m: m.update(z=z, r=r, size=size, p=torch.zeros_like(z), t=torch.ones_like(size))
-        for name, new in (('z', z), ('r', r)): m[name] = torch.where(accept[:, None], new, m[name])
-        m['size'], m['t'] = torch.where(accept, size, m['size']), torch.where(accept, 1., m['t']/2)
-        m['stalled'] = m['t'] < 1e-6
-        if bool(accept.any()):
-            p = _gmres(lambda v: torch.func.jvp(g, (m['z'],), (v,))[1], -m['r'], min(self.restart, z.shape[1]), self.forcing)
-            m['p'] = torch.where(accept[:, None], p, m['p'])
-        return m['z'] + m['t'][:, None].to(z.dtype)*m['p']
+# %% ../nbs/01_solvers.ipynb #2baa6b7c
+@patch
+def step(self: NewtonKrylov, g, z, fz, r, memory):
+    "The next trial point (B, N)."
+    m, size = memory, _norm(r)
+    accept = size <= (1 - 1e-4*m['t'])*m['size'] if m else torch.ones_like(size, dtype=torch.bool)      # False for NaN
+    if not m: m.update(z=z, r=r, size=size, p=torch.zeros_like(z), t=torch.ones_like(size))
+    for name, new in (('z', z), ('r', r)): m[name] = torch.where(accept[:, None], new, m[name])
+    m['size'], m['t'] = torch.where(accept, size, m['size']), torch.where(accept, 1., m['t']/2)
+    m['stalled'] = m['t'] < 1e-6
+    if bool(accept.any()):
+        p = _gmres(lambda v: torch.func.jvp(g, (m['z'],), (v,))[1], -m['r'], min(self.restart, z.shape[1]), self.forcing)
+        m['p'] = torch.where(accept[:, None], p, m['p'])
+    return m['z'] + m['t'][:, None].to(z.dtype)*m['p']

@@ -7,7 +7,7 @@ __all__ = ['TOL', 'MODELS', 'PRESETS', 'PICTURES', 'EXIT', 'LinearRecurrence', '
            'transition_values', 'gradient_norms', 'solver_trace', 'probe', 'run_one', 'write_json', 'load_results',
            'study', 'table', 'draw_curves', 'draw_time', 'draw_gradient', 'draw_residual', 'plot', 'main']
 
-# %% ../nbs/13_study.ipynb #7f0f3428
+# %% ../nbs/13_study.ipynb #5cf7c64e
 import argparse, json, math, os, platform, signal, statistics, sys, traceback
 import multiprocessing as mp
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Callable
 
+from fastcore.basics import patch
 import torch
 from torch import nn
 from . import __version__
@@ -101,7 +102,7 @@ def build(name, task, hidden=64, params=None):
         best = min((low, high), key=lambda D: abs(count(make(D)) - params))
     return make(best)
 
-# %% ../nbs/13_study.ipynb #83e49b74
+# %% ../nbs/13_study.ipynb #0a39dfb9
 @dataclass(frozen=True)
 class Plan:
     "What a study trains: `models` × `seeds` on `task`, all in the same way. A wrong value raises `ValueError` at once."
@@ -116,15 +117,16 @@ class Plan:
     batch_size: int = 64
     lr: float = 6e-3
     warmup: float = .1
-
     def __post_init__(self):
         for name in self.models: check_choice('model', name, MODELS)
         for name in ('seeds', 'hidden') + ('params',)*(self.params is not None): check_positive(name, getattr(self, name), integer=True)
         if not self.models: raise ValueError('models must name at least one model')
         get_task(self.task, **self.options); self.settings(0)
 
-    def settings(self, seed, device='auto'):
-        return Settings(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, warmup=self.warmup, seed=seed, device=device)
+# %% ../nbs/13_study.ipynb #605be8e5
+@patch
+def settings(self: Plan, seed, device='auto'):
+    return Settings(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, warmup=self.warmup, seed=seed, device=device)
 
 # %% ../nbs/13_study.ipynb #7309ddb7
 _ROOTS = ('root-minus', 'root-rotation')

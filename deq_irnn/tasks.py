@@ -7,11 +7,12 @@ __all__ = ['TASKS', 'Split', 'Task', 'AddingProblem', 'OneHot', 'CopyMemory', 'P
            'DataNotFound', 'data_home', 'DataFolder', 'PixelMNIST', 'PaddedCIFAR10', 'HAR2', 'DSA19', 'log_mel',
            'SpeechCommands', 'CharacterText', 'get_task']
 
-# %% ../nbs/11_tasks.ipynb #5d862c4b
+# %% ../nbs/11_tasks.ipynb #3d199cb9
 import copy, gzip, hashlib, inspect, io, math, os, tarfile, wave, zipfile
 from functools import partial
 from pathlib import Path
 
+from fastcore.basics import patch
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -395,7 +396,7 @@ def _read_wav(content, samples=16_000):
         sound = torch.frombuffer(bytearray(w.readframes(samples)), dtype=torch.int16).float()/2**15
     return F.pad(sound, (0, samples - len(sound)))
 
-# %% ../nbs/11_tasks.ipynb #8a9f44f1
+# %% ../nbs/11_tasks.ipynb #23b29173
 class SpeechCommands(Task):
     """Which of `words` is said, from T = 98 steps of 32 mel bands (Warden, arXiv 1804.03209). The test split is the one of testing_list.txt.
 
@@ -406,16 +407,18 @@ class SpeechCommands(Task):
         self.output_size, self.chance = len(self.words), 1/max(1, len(self.words))
         if len(set(self.words)) < 2: raise ValueError(f"words must be two or more words, as in 'yes no'; got {words!r}")
 
-    def train_test(self, seed=0):
-        files = DataFolder(self.folder, f'Put speech_commands_v0.02.tar.gz, or the folders that are in it, into {self.folder}')
-        tested = set(files.read('testing_list.txt').decode().split())
-        names = [n for n in files.readers if n.endswith('.wav') and n.count('/') == 1 and n.split('/')[0] in self.words]   # as they lie in the archive
-        for word in set(self.words) - {n.split('/')[0] for n in names}: files.read(f'{word}/….wav')         # raises, naming what is missing
-        x = torch.cat([log_mel(torch.stack([_read_wav(files.read(n)) for n in names[i:i + 256]])) for i in range(0, len(names), 256)])
-        order = sorted(range(len(names)), key=lambda i: names[i])
-        x, names = x[order], [names[i] for i in order]
-        y, is_test = torch.tensor([self.words.index(n.split('/')[0]) for n in names]), torch.tensor([n in tested for n in names])
-        return _standardised(x[~is_test], y[~is_test], x[is_test], y[is_test])
+# %% ../nbs/11_tasks.ipynb #014c504c
+@patch
+def train_test(self: SpeechCommands, seed=0):
+    files = DataFolder(self.folder, f'Put speech_commands_v0.02.tar.gz, or the folders that are in it, into {self.folder}')
+    tested = set(files.read('testing_list.txt').decode().split())
+    names = [n for n in files.readers if n.endswith('.wav') and n.count('/') == 1 and n.split('/')[0] in self.words]   # as they lie in the archive
+    for word in set(self.words) - {n.split('/')[0] for n in names}: files.read(f'{word}/….wav')         # raises, naming what is missing
+    x = torch.cat([log_mel(torch.stack([_read_wav(files.read(n)) for n in names[i:i + 256]])) for i in range(0, len(names), 256)])
+    order = sorted(range(len(names)), key=lambda i: names[i])
+    x, names = x[order], [names[i] for i in order]
+    y, is_test = torch.tensor([self.words.index(n.split('/')[0]) for n in names]), torch.tensor([n in tested for n in names])
+    return _standardised(x[~is_test], y[~is_test], x[is_test], y[is_test])
 
 # %% ../nbs/11_tasks.ipynb #d571cb13
 def _read_text(path):
@@ -425,7 +428,7 @@ def _read_text(path):
     try: return Path(path).read_text(encoding='utf-8', errors='replace')
     except FileNotFoundError as e: raise DataNotFound(f'no file {str(path)!r}: path must be a text file, in UTF-8') from e
 
-# %% ../nbs/11_tasks.ipynb #5e6f07da
+# %% ../nbs/11_tasks.ipynb #169da4fb
 class CharacterText(Task):
     """Predict the next character of the text in the file `path` (None: Python's own manual), at each of `length` steps; its last tenth is the test.
 
@@ -445,7 +448,10 @@ class CharacterText(Task):
     def train_test(self, seed=0):
         windows = [part.unfold(0, self.length + 1, self.length) for part in (self.codes[:self.cut], self.codes[self.cut:])]
         return tuple(Split(w[:, :-1], w[:, 1:], OneHot(self.input_size)) for w in windows)
-    def metric(self, out, y): return self.loss(out, y)/math.log(2)
+
+# %% ../nbs/11_tasks.ipynb #47f36507
+@patch
+def metric(self: CharacterText, out, y): return self.loss(out, y)/math.log(2)
 
 # %% ../nbs/11_tasks.ipynb #c87e201f
 TASKS = {'adding': AddingProblem, 'copy': CopyMemory, 'digits': Digits, 'permuted_digits': partial(Digits, permuted=True),

@@ -6,18 +6,19 @@
 __all__ = ['SCHEDULES', 'SequenceModel', 'Settings', 'learning_rate', 'TrainingDiverged', 'solutions', 'clip_gradient', 'Team',
            'evaluate', 'save_checkpoint', 'load_checkpoint', 'History', 'append_row', 'fit']
 
-# %% ../nbs/12_training.ipynb #1d1f209e
+# %% ../nbs/12_training.ipynb #40becfff
 import atexit, json, math, os, sys, time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from fastcore.basics import patch
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from .fixed_point import ConvergenceError, check_choice, check_number, check_positive
 
-# %% ../nbs/12_training.ipynb #ae09d485
+# %% ../nbs/12_training.ipynb #1ac6bd96
 class SequenceModel(nn.Module):
     """A linear head on the last output of `rnn`: x (B, T, F) → (B, output_size), or (B, read, output_size) from the last `read` steps.
 
@@ -30,14 +31,16 @@ class SequenceModel(nn.Module):
         features = features or (getattr(rnn, 'proj_size', 0) or rnn.hidden_size)*(1 + self.both)
         self.rnn, self.read, self.batch_first, self.head = rnn, read, getattr(rnn, 'batch_first', False), nn.Linear(features, output_size)
 
-    def forward(self, x):
-        x = x.to(self.head.weight.dtype)
-        out = self.rnn(x if self.batch_first else x.transpose(0, 1))[0]
-        if not self.batch_first: out = out.transpose(0, 1)
-        if self.read > 1: return self.head(out[:, -self.read:])
-        if not self.both: return self.head(out[:, -1])
-        half = out.shape[-1]//2
-        return self.head(torch.cat([out[:, -1, :half], out[:, 0, half:]], -1))
+# %% ../nbs/12_training.ipynb #357e66b9
+@patch
+def forward(self: SequenceModel, x):
+    x = x.to(self.head.weight.dtype)
+    out = self.rnn(x if self.batch_first else x.transpose(0, 1))[0]
+    if not self.batch_first: out = out.transpose(0, 1)
+    if self.read > 1: return self.head(out[:, -self.read:])
+    if not self.both: return self.head(out[:, -1])
+    half = out.shape[-1]//2
+    return self.head(torch.cat([out[:, -1, :half], out[:, 0, half:]], -1))
 
 # %% ../nbs/12_training.ipynb #fd839264
 SCHEDULES = {'constant': lambda p: 1., 'linear': lambda p: 1 - p, 'cosine': lambda p: (1 + math.cos(math.pi*p))/2,
@@ -117,7 +120,7 @@ def clip_gradient(parameters, largest=None):
         for g in grads: g.mul_(largest/norm)
     return norm
 
-# %% ../nbs/12_training.ipynb #4016a374
+# %% ../nbs/12_training.ipynb #518ad786
 class Team:
     "The processes that train together: this one alone, or all that `torchrun` started. `rank`, `size`, `device`."
     def __init__(self, device='auto'):
@@ -137,12 +140,14 @@ class Team:
         part = index[self.rank::self.size]
         return (part if len(part) else index[:1]), len(part), len(part)*self.size/len(index)
 
-    def reduce(self, numbers, worst=False):
-        "The sum (or the largest) of the list `numbers` over all processes."
-        if self.size == 1: return numbers
-        t = torch.tensor(numbers, dtype=torch.float64, device=self.device)
-        dist.all_reduce(t, op=dist.ReduceOp.MAX if worst else dist.ReduceOp.SUM)
-        return t.tolist()
+# %% ../nbs/12_training.ipynb #70013c7c
+@patch
+def reduce(self: Team, numbers, worst=False):
+    "The sum (or the largest) of the list `numbers` over all processes."
+    if self.size == 1: return numbers
+    t = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+    dist.all_reduce(t, op=dist.ReduceOp.MAX if worst else dist.ReduceOp.SUM)
+    return t.tolist()
 
 # %% ../nbs/12_training.ipynb #5faf5ef3
 def evaluate(model, task, split, batch_size=256, autocast=False, team=None):
@@ -321,36 +326,34 @@ def _restore(run, path, resume):
     run.optimizer.load_state_dict(content['optimizer'])
     run.history.extend(content['history'])
 
-# %% ../nbs/12_training.ipynb #d2383ccb
+# %% ../nbs/12_training.ipynb #dec032d6
 def fit(model, task, settings=None, checkpoint=None, resume=False, progress=True, callbacks=(), **options):
     """Train `model` on `task`. Returns its `History`; the model stays on the device, in evaluation mode.
 
     `settings`: a `Settings`; `options` replace some of them, as in `fit(model, task, epochs=5, seed=1)`. `checkpoint`: a file, written before the first
-    epoch and after each. `resume`: continue it if it exists; on the CPU the result is the same to the bit. `progress`: False, True, or a label.
-    `callbacks`: functions `(model, history)` called after each epoch, before it is saved; one that returns True ends the training.
-    Raises `TrainingDiverged`; `FileExistsError` for a checkpoint that exists, unless resumed; `ValueError` if it belongs to other settings."""
+    epoch and after each. `resume`: continue it if it exists; on the CPU the result is the same to the bit. `progress`: False, True, or a label. `callbacks`: functions `(model, history)`,
+    called after each epoch, before it is saved; one that returns True ends the training. Raises `TrainingDiverged`; `FileExistsError` for a checkpoint that exists, unless resumed; `ValueError` if it is another's."""
     run = _Run(model, task, replace(settings or Settings(), **options))
     s, gpu = run.settings, [run.team.device] if run.team.device.type == 'cuda' else []
     _restore(run, checkpoint, resume)
     bar = _progress_bar(progress if run.team.rank == 0 else False, s.epochs*run.batches, len(run.history)*run.batches)
     try:
         with torch.random.fork_rng(gpu):                  # the random state of the caller is not disturbed
-            stop = False
-            while len(run.history) < s.epochs and not run.history.stale(s.patience) and not stop:
-                stop = _one_epoch(run, bar, callbacks)
-                _save(run, checkpoint)
+            while len(run.history) < s.epochs and not run.history.stale(s.patience):
+                if _one_epoch(run, bar, callbacks, checkpoint): break
     finally:
         if bar is not None: bar.close()
     model.eval()
     return run.history
 
-# %% ../nbs/12_training.ipynb #009aaa53
-def _one_epoch(run, bar, callbacks):
-    "Train, evaluate, note, tell. True if a callback asks to stop."
+# %% ../nbs/12_training.ipynb #50ecb487
+def _one_epoch(run, bar, callbacks, checkpoint):
+    "Train, evaluate, note, tell, save. True if a callback asks to stop."
     row = _epoch(run, bar)
     if run.valid: row |= {f'valid_{k}': v for k, v in run.evaluate(run.valid).items()}
     result = run.evaluate(run.test)
     run.history.append(row | {'test_loss': result['loss'], 'metric': result['metric']})
     if bar: bar.set_postfix_str(f'epoch {len(run.history)} loss {row["train_loss"]:.3g} test {run.task.metric_name} {result["metric"]:.3g}')
     stop = any([callback(run.model, run.history) is True for callback in callbacks if not run.team.rank])
+    _save(run, checkpoint)
     return run.team.reduce([stop], worst=True)[0] > 0

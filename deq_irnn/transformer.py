@@ -6,9 +6,10 @@
 __all__ = ['attention_bias', 'InjectedAttention', 'EquilibriumBlock', 'DEQTransformer', 'IncrementalTransformer', 'Transformer',
            'CharLM']
 
-# %% ../nbs/10_transformer.ipynb #daa07c54
+# %% ../nbs/10_transformer.ipynb #c95f1665
 import math
 
+from fastcore.basics import patch
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -29,7 +30,7 @@ def attention_bias(slopes, queries, keys, causal=True, padding=None):
     if padding is not None: hidden = hidden | padding[:, None] & (i != j)
     return bias.masked_fill(hidden[:, None], -math.inf)
 
-# %% ../nbs/10_transformer.ipynb #ac60cc69
+# %% ../nbs/10_transformer.ipynb #45b62b6b
 class InjectedAttention(nn.Module):
     "Multi-head self-attention in which x enters beside z: @eq-inject of chapter 10 (Bai, Kolter, Koltun 2019). z, x (B, T, features); `past`: keys and values (B, heads, S, features/heads) of tokens before."
     def __init__(self, features, heads, injection=True, causal=True, device=None, dtype=None):
@@ -45,11 +46,13 @@ class InjectedAttention(nn.Module):
         y = self.qkv(z) if self.inject is None else self.qkv(z) + self.inject(x)
         return y.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
-    def forward(self, z, x=None, padding=None, past=None):
-        q, k, v = self.heads_of(z, x)
-        if past is not None: k, v = (torch.cat((p.to(t.dtype), t), 2) for p, t in zip(past, (k, v)))
-        bias = attention_bias(self.slopes, q.shape[2], k.shape[2], self.causal, padding).to(q.dtype)
-        return self.out(F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2))
+# %% ../nbs/10_transformer.ipynb #d20613c3
+@patch
+def forward(self: InjectedAttention, z, x=None, padding=None, past=None):
+    q, k, v = self.heads_of(z, x)
+    if past is not None: k, v = (torch.cat((p.to(t.dtype), t), 2) for p, t in zip(past, (k, v)))
+    bias = attention_bias(self.slopes, q.shape[2], k.shape[2], self.causal, padding).to(q.dtype)
+    return self.out(F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2))
 
 # %% ../nbs/10_transformer.ipynb #54efa915
 def _check_block(features, heads, expand, norm):
@@ -57,7 +60,7 @@ def _check_block(features, heads, expand, norm):
     check_positive('expand', expand); check_choice('norm', norm, ('post', 'pre'))
     if features % heads: raise ValueError(f'features must be a multiple of heads = {heads}; got {features}')
 
-# %% ../nbs/10_transformer.ipynb #f390db72
+# %% ../nbs/10_transformer.ipynb #f626e123
 class EquilibriumBlock(nn.Module):
     """A transformer block as f(z, x): @eq-block of chapter 10. z, x (B, T, features) → (B, T, features).
 
@@ -72,13 +75,15 @@ class EquilibriumBlock(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(features, **kw) for _ in range(2))
         with torch.no_grad(): self.attention.out.weight.mul_(gain); self.down.weight.mul_(gain)
 
-    def forward(self, z, x, padding=None, past=None):
-        first, second = self.norms
-        if self.norm == 'post':
-            y = first(z + self.attention(z, x, padding, past))
-            return second(y + self.down(F.gelu(self.up(y))) + x)
-        y = x + self.attention(first(z), x, padding, past)
-        return y + self.down(F.gelu(self.up(second(y))))
+# %% ../nbs/10_transformer.ipynb #c4916d1f
+@patch
+def forward(self: EquilibriumBlock, z, x, padding=None, past=None):
+    first, second = self.norms
+    if self.norm == 'post':
+        y = first(z + self.attention(z, x, padding, past))
+        return second(y + self.down(F.gelu(self.up(y))) + x)
+    y = x + self.attention(first(z), x, padding, past)
+    return y + self.down(F.gelu(self.up(second(y))))
 
 # %% ../nbs/10_transformer.ipynb #552d86ad
 class DEQTransformer(DEQ):
@@ -109,7 +114,7 @@ def _step(self, x, past=None, z0=None):
     return z, tuple(t if p is None else torch.cat((p, t), 2) for p, t in zip(past or (None, None), (k, v)))
 DEQTransformer.step = _step
 
-# %% ../nbs/10_transformer.ipynb #df442283
+# %% ../nbs/10_transformer.ipynb #ff1a3c06
 class IncrementalTransformer(nn.Module):
     """`depth` transformer layers at rest, @eq-incremental of chapter 10: s_l = φ_l(s_l, u_l), h_l = R h_{l−1} + s_l. x (B, T, features), also h_0, → h_L.
 
@@ -128,17 +133,20 @@ class IncrementalTransformer(nn.Module):
     @property
     def solutions(self): return [layer.solution for layer in self.layers]
 
-    def forward(self, x, padding=None):
-        h = x
-        for l, layer in enumerate(self.layers):
-            u = self.norms[l](h) if self.norms else x
-            s = layer(u, padding) if self.steps is None else self._euler(layer.f, h, u, padding)
-            h = s + h if self.transition == 'plus' else s - h
-        return h
+# %% ../nbs/10_transformer.ipynb #c9429a17
+@patch
+def forward(self: IncrementalTransformer, x, padding=None):
+    h = x
+    for l, layer in enumerate(self.layers):
+        u = self.norms[l](h) if self.norms else x
+        s = layer(u, padding) if self.steps is None else self._euler(layer.f, h, u, padding)
+        h = s + h if self.transition == 'plus' else s - h
+    return h
 
-    def _euler(self, f, s, u, padding):
-        for _ in range(self.steps): s = torch.lerp(s, f(s, u, padding), 1/self.steps)
-        return s
+@patch
+def _euler(self: IncrementalTransformer, f, s, u, padding):
+    for _ in range(self.steps): s = torch.lerp(s, f(s, u, padding), 1/self.steps)
+    return s
 
 # %% ../nbs/10_transformer.ipynb #6fc8799b
 class Transformer(nn.Module):
@@ -158,7 +166,7 @@ class Transformer(nn.Module):
             x = x + self.mlp[l](x)
         return x
 
-# %% ../nbs/10_transformer.ipynb #2e4a3646
+# %% ../nbs/10_transformer.ipynb #17caa192
 class CharLM(nn.Module):
     "Logits (B, T, symbols) of the next character, from codes (B, T), int64: an embedding, the `body` (B, T, features) → (B, T, features), a norm, a linear map."
     def __init__(self, symbols, features, body):
@@ -168,19 +176,21 @@ class CharLM(nn.Module):
 
     def forward(self, codes): return self.head(self.norm(self.body(self.embed(codes))))
 
-    @torch.no_grad()
-    def generate(self, codes, n, temperature=1., window=256, generator=None):
-        """`n` more characters after `codes` (B, T), sampled, or the likeliest at temperature 0: (B, T + n), int64. A causal `DEQTransformer` solves for one token at a time and remembers the last
-        `window`; any other body computes the last `window` tokens anew."""
-        check_positive('n', n, integer=True); check_number('temperature', temperature, -1e-9, math.inf); check_positive('window', window, integer=True)
-        feed, fed, past, z = isinstance(self.body, DEQTransformer) and self.body.f.attention.causal, 0, None, None
-        for _ in range(n):
-            if not feed: logits = self(codes[:, -window:])[:, -1]
-            else:
-                for t in range(fed, codes.shape[1]):
-                    z, past = self.body.step(self.embed(codes[:, t:t+1]), past)
-                    past = tuple(p[:, :, -window:] for p in past)
-                fed, logits = codes.shape[1], self.head(self.norm(z))[:, -1]
-            new = logits.argmax(-1, True) if temperature == 0 else torch.multinomial((logits/temperature).softmax(-1), 1, generator=generator)
-            codes = torch.cat((codes, new), 1)
-        return codes
+# %% ../nbs/10_transformer.ipynb #e88e75ff
+@patch
+@torch.no_grad()
+def generate(self: CharLM, codes, n, temperature=1., window=256, generator=None):
+    """`n` more characters after `codes` (B, T), sampled, or the likeliest at temperature 0: (B, T + n), int64. A causal `DEQTransformer` solves for one token at a time and remembers the last
+    `window`; any other body computes the last `window` tokens anew."""
+    check_positive('n', n, integer=True); check_number('temperature', temperature, -1e-9, math.inf); check_positive('window', window, integer=True)
+    feed, fed, past, z = isinstance(self.body, DEQTransformer) and self.body.f.attention.causal, 0, None, None
+    for _ in range(n):
+        if not feed: logits = self(codes[:, -window:])[:, -1]
+        else:
+            for t in range(fed, codes.shape[1]):
+                z, past = self.body.step(self.embed(codes[:, t:t+1]), past)
+                past = tuple(p[:, :, -window:] for p in past)
+            fed, logits = codes.shape[1], self.head(self.norm(z))[:, -1]
+        new = logits.argmax(-1, True) if temperature == 0 else torch.multinomial((logits/temperature).softmax(-1), 1, generator=generator)
+        codes = torch.cat((codes, new), 1)
+    return codes

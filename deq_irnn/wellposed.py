@@ -7,9 +7,10 @@ __all__ = ['contractive', 'conv_norm', 'Contractive', 'make_contractive', 'monot
            'MonotoneLayer', 'MonotoneConv', 'jacobian_penalty', 'ritz_values', 'spectral_radius', 'spectral_abscissa',
            'contraction_factor']
 
-# %% ../nbs/03_wellposed.ipynb #30d21149
+# %% ../nbs/03_wellposed.ipynb #000fd977
 import math
 
+from fastcore.basics import patch
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -96,7 +97,7 @@ class MonotoneLayer(nn.Module):
         w, self.solution = fixed_point(rho, torch.zeros_like(q), args=(q,), return_solution=True, what='MonotoneLayer', **self.options)
         return self.phi(w @ C + q)
 
-# %% ../nbs/03_wellposed.ipynb #d1972519
+# %% ../nbs/03_wellposed.ipynb #5afe683a
 class MonotoneConv(nn.Module):
     """z = φ(U∗z + x), U∗ a monotone convolution with circular borders on pictures of `size` (H, W). x (B, channels, H, W) → z alike. As `MonotoneLayer`; @eq-reflected holds for each frequency."""
     def __init__(self, channels, size, kernel_size=3, nonlinearity=torch.relu, bound=.95, solver=Anderson(), tol=1e-5, max_iter=200, device=None, dtype=None):
@@ -113,16 +114,18 @@ class MonotoneConv(nn.Module):
         A, B = (torch.fft.rfft2(K, s=self.size).permute(2, 3, 0, 1) for K in (self.A, self.B))
         return self.bound*torch.eye(A.shape[-1], dtype=A.dtype, device=A.device) - A.mH @ A + B - B.mH
 
-    def forward(self, x):
-        if x.shape[1:] != (self.A.shape[0], *self.size): raise ValueError(f'x must have the shape (B, {self.A.shape[0]}, {self.size[0]}, {self.size[1]}); got {tuple(x.shape)}')
-        U = self.symbols()
-        V = 2*torch.linalg.inv(2*torch.eye(U.shape[-1], dtype=U.dtype, device=U.device) - U)
-        C = V @ U/2
-        def times(K, z): return torch.fft.irfft2(torch.einsum('hwoc,bchw->bohw', K, torch.fft.rfft2(z)), s=self.size)
-        q = times(V, x)
-        def rho(w, q): u = times(C, w) + q; return 2*self.phi(u) - u
-        w, self.solution = fixed_point(rho, torch.zeros_like(q), args=(q,), return_solution=True, what='MonotoneConv', **self.options)
-        return self.phi(times(C, w) + q)
+# %% ../nbs/03_wellposed.ipynb #8b169038
+@patch
+def forward(self: MonotoneConv, x):
+    if x.shape[1:] != (self.A.shape[0], *self.size): raise ValueError(f'x must have the shape (B, {self.A.shape[0]}, {self.size[0]}, {self.size[1]}); got {tuple(x.shape)}')
+    U = self.symbols()
+    V = 2*torch.linalg.inv(2*torch.eye(U.shape[-1], dtype=U.dtype, device=U.device) - U)
+    C = V @ U/2
+    def times(K, z): return torch.fft.irfft2(torch.einsum('hwoc,bchw->bohw', K, torch.fft.rfft2(z)), s=self.size)
+    q = times(V, x)
+    def rho(w, q): u = times(C, w) + q; return 2*self.phi(u) - u
+    w, self.solution = fixed_point(rho, torch.zeros_like(q), args=(q,), return_solution=True, what='MonotoneConv', **self.options)
+    return self.phi(times(C, w) + q)
 
 # %% ../nbs/03_wellposed.ipynb #c5dfc555
 def jacobian_penalty(f, z, samples=1):
@@ -137,10 +140,9 @@ def jacobian_penalty(f, z, samples=1):
     products = (torch.autograd.grad(value, at, torch.randn_like(value), create_graph=True, allow_unused=True, materialize_grads=True)[0] for _ in range(samples))
     return sum(v.square().sum(1).mean() for v in products)/(samples*at.shape[1])
 
-# %% ../nbs/03_wellposed.ipynb #64419df2
+# %% ../nbs/03_wellposed.ipynb #173180fd
 def ritz_values(f, z, steps=30):
-    """Estimates of the outer eigenvalues of ∂f/∂z at z, for each sample: (B, min(steps, N)) complex, by Arnoldi's method from Jacobian-vector products (Saad 2011, §6.2); exact for `steps` ≥ N. Where a sample's
-    basis is complete before, what is missing is 0."""
+    "Estimates of the outer eigenvalues of ∂f/∂z at z, per sample: (B, min(steps, N)) complex, by Arnoldi's method (Saad 2011, §6.2); exact for `steps` ≥ N. Where a sample's basis is complete before: 0."
     check_positive('steps', steps, integer=True)
     packing = Packing(z)
     at = packing.flat(z).detach()

@@ -48,7 +48,7 @@ def test_cells_can_be_read(notebook):
     nb = json.loads(notebook.read_text())
     for cell in nb['cells']:
         source = ''.join(cell['source'])
-        if cell['cell_type'] == 'code': assert len(source.splitlines()) <= 40, f'a cell of {len(source.splitlines())} lines:\n{source[:200]}'
+        if cell['cell_type'] == 'code': assert len(source.splitlines()) <= 20, f'a cell of {len(source.splitlines())} lines:\n{source[:200]}'
         for out in cell.get('outputs', []):
             assert out['output_type'] != 'error', f'{notebook.name} was saved with an error'
             assert len(out.get('data', {}).get('image/png', '')) < 110_000, 'a picture of more than 80 kB'
