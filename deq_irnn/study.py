@@ -128,7 +128,7 @@ class Plan:
 def settings(self: Plan, seed, device='auto'):
     return Settings(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, warmup=self.warmup, seed=seed, device=device)
 
-# %% ../nbs/13_study.ipynb #7309ddb7
+# %% ../nbs/13_study.ipynb #b79dd697
 _ROOTS = ('root-minus', 'root-rotation')
 PRESETS = {
     'digits': Plan('handwritten digits, 64 pixel steps, equal width: what `make demo` runs', 'digits', ('lstm', 'irnn-1', 'irnn-5', *_ROOTS)),
@@ -136,12 +136,13 @@ PRESETS = {
                      ('lstm', 'gru', 'rnn', 'linear', 'irnn-5', *_ROOTS, 'root-input-rotation', 'root-rotation-stacked'), params=17500, epochs=50),
     'adding': Plan('the adding problem, T = 200', 'adding', ('lstm', 'lstm-chrono', 'gru', 'linear', 'irnn-5', *_ROOTS, 'root-input-rotation'),
                    dict(length=200, train_size=10000), epochs=16),
-    'copy': Plan('copy memory, 100 steps of delay', 'copy', ('lstm', 'gru', 'irnn-5', *_ROOTS, 'root-input-rotation'),
-                 dict(delay=100, train_size=10000), hidden=128, epochs=40),
+    'copy': Plan('copy memory, 100 steps of delay', 'copy', ('lstm', 'lstm-chrono', 'gru', 'linear', 'irnn-5', *_ROOTS, 'root-input-rotation'),
+                 dict(delay=100, train_size=10000), epochs=10),
     'exactness': Plan('what exactness costs and what pays for it: K = 1, 3, 5, 20 against the root', 'digits',
                       ('irnn-1', 'irnn-3', 'irnn-5', 'irnn-20', 'root-minus', 'root-plus', 'root-minus-gated', 'root-plus-gated',
                        'root-rotation-ungated', 'root-rotation', 'root-input-rotation', 'root-minus-stacked', 'root-rotation-stacked')),
-    'padded': Plan('digits as 8 rows, then noise to T = 1000', 'padded_digits', ('lstm', 'gru', 'irnn-1', 'irnn-5', *_ROOTS, 'root-input-rotation'))}
+    'padded': Plan('digits as 8 rows, then noise to T = 200, each image ten times', 'padded_digits',
+                   ('lstm', 'lstm-chrono', 'gru', 'linear', 'irnn-5', 'root-rotation', 'root-input-rotation'), dict(length=200, copies=10), epochs=10)}
 
 # %% ../nbs/13_study.ipynb #4dd96fe3
 def _flat(state): return torch.cat(state if isinstance(state, tuple) else (state,), -1).transpose(0, 1).flatten(1)      # (B, layers·D)
@@ -370,8 +371,11 @@ def _notes(results):
 _WHY_MINUS = ('`root-minus` is low by a theorem, not by a fault in its training: with the rest point found exactly and ∂h_k/∂h_(k−1) = −I, h_T is an alternating sum '
               'of functions of single inputs. It knows which inputs came at even and which at odd steps, and nothing else of their order (chapter 07).')
 
-# %% ../nbs/13_study.ipynb #5c7aa5ab
-def _color(name): return f'C{list(MODELS).index(name) % 10}'
+# %% ../nbs/13_study.ipynb #3337e75d
+def _color(name):
+    from matplotlib import colormaps
+    return colormaps['tab20'](list(MODELS).index(name) % 20)
+
 def _seeds(ax, runs, x, y, draw='plot', **style):
     "One line per seed in the colour of the network, the first with a label. `x`, `y`: functions of a run."
     for i, r in enumerate(runs):

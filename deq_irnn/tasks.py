@@ -167,21 +167,24 @@ class NoisePadded(nn.Module):
         "A `Split` of `images`, each with a random place on the tape."
         return Split((images, torch.randint(self.tape, (len(y),), generator=_generator(seed, 48))), y, self)
 
-# %% ../nbs/11_tasks.ipynb #9109b73b
+# %% ../nbs/11_tasks.ipynb #b73a72a1
 def _check_length(length, rows):
     check_positive('length', length, integer=True)
     if length < rows: raise ValueError(f'length must be at least {rows}, the rows of an image; got {length}')
 
 class PaddedDigits(Task):
-    """scikit-learn's digits as 8 steps of 8 pixels, followed by noise until `length`. Same splits as `Digits`.
+    """scikit-learn's digits as 8 steps of 8 pixels, followed by noise until `length`. Same splits as `Digits`, each training image `copies` times.
 
-    x (N, length, 8), y (N,) int64. `ValueError` for a length below 8, `ImportError` without scikit-learn."""
+    x (N, length, 8), y (N,) int64. `ValueError` for a length below 8 or a wrong number of copies, `ImportError` without scikit-learn."""
     name, input_size, output_size, chance = 'padded_digits', 8, 10, 0.1
-    def __init__(self, length=1000): _check_length(length, 8); self.length = length
+    def __init__(self, length=1000, copies=1):
+        _check_length(length, 8); check_positive('copies', copies, integer=True)
+        self.length, self.copies = length, copies
 
     def train_test(self, seed=0):
         (images, y), pad = _load_digits(), NoisePadded(self.length, 8, 8, 16)
-        return tuple(pad.split(images[i], y[i], k) for k, i in enumerate(_every_fifth(y)))
+        train, test = _every_fifth(y)
+        return tuple(pad.split(images[i], y[i], k) for k, i in enumerate((train.repeat(self.copies), test)))
 
 # %% ../nbs/11_tasks.ipynb #00654068
 class DataNotFound(FileNotFoundError):

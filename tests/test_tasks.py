@@ -51,7 +51,7 @@ def test_registry():
 @pytest.mark.parametrize('make, error, words', [
     (lambda: AddingProblem(length=1), ValueError, 'length.*1'), (lambda: AddingProblem(length=2.5), TypeError, 'length.*2.5'),
     (lambda: AddingProblem(train_size=0), ValueError, 'train_size'), (lambda: CopyMemory(items=0), ValueError, 'items'),
-    (lambda: Digits(permuted='yes'), ValueError, "permuted.*'yes'"), (lambda: PaddedDigits(length=4), ValueError, 'at least 8'),
+    (lambda: Digits(permuted='yes'), ValueError, "permuted.*'yes'"), (lambda: PaddedDigits(length=4), ValueError, 'at least 8'), (lambda: PaddedDigits(copies=0), ValueError, 'copies.*0'),
     (lambda: PaddedCIFAR10(length=31), ValueError, 'at least 32'), (lambda: PixelMNIST(train_size=-1), ValueError, 'train_size'),
     (lambda: SpeechCommands(words='yes'), ValueError, 'words'), (lambda: CharacterText(length=30_000), ValueError, 'too few')])
 def test_wrong_arguments_name_themselves(make, error, words):
