@@ -37,8 +37,9 @@ docs: $(STAMP)  ## build the documentation site in _docs/
 rerun: $(STAMP)  ## run every notebook from a clean kernel and compare its outputs with the committed ones
 	$(BIN)/python docs/rerun.py
 
-bench: $(STAMP)  ## side by side with peers; writes results/*.json
-	for b in benchmarks/[a-z]*.py; do $(BIN)/python $$b || exit 1; done
+bench: $(STAMP)  ## side by side with peers (with a GPU, there too); writes results/*.json
+	for b in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/[a-z]*.py)); do $(BIN)/python $$b || exit 1; done
+	! $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || $(BIN)/python benchmarks/gpu.py
 
 clean:  ## remove what the other targets built
 	rm -rf $(VENV) _proc _docs _docs.work *.egg-info

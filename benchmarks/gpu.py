@@ -321,7 +321,7 @@ def main():
     results = pathlib.Path(__file__).parent.parent/'results'
     def write(path, content): pathlib.Path(path).write_text(json.dumps(content, indent=1, ensure_ascii=False) + '\n')
     if args.compile is not None: return write(args.out or results/'kernel.json', compiled(args.compile or (32, 64, 128, 256)))
-    if not (CUDA or args.smoke): return print('benchmarks/gpu.py: torch finds no GPU here, so nothing is measured; --compile and --smoke run without one', file=sys.stderr)
+    if not (CUDA or args.smoke): sys.exit('benchmarks/gpu.py: torch finds no GPU here; --compile and --smoke run without one')
     start, rate = time.time(), rates()
     card = torch.cuda.get_device_properties(0) if CUDA else None
     result = dict(what='seconds, medians of device events; see benchmarks/gpu.py', card=card and card.name, memory_GiB=card and card.total_memory/2**30, torch=torch.__version__, cuda=torch.version.cuda,
