@@ -1,6 +1,7 @@
 __version__ = "0.1.0"
 
 from .fixed_point import *
+from .loop import *
 from .solvers import *
 from .implicit import *
 from .wellposed import *

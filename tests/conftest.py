@@ -3,7 +3,7 @@ import os
 os.environ.setdefault('MPLBACKEND', 'Agg')
 os.environ.setdefault('JUPYTER_PLATFORM_DIRS', '1')
 import matplotlib, pytest, torch
-if not torch.cuda.is_available(): os.environ.setdefault('TRITON_INTERPRET', '1')     # chapter 14's kernel on the CPU; read when triton is first imported
+if not torch.cuda.is_available(): os.environ.setdefault('TRITON_INTERPRET', '1')     # chapter 35's kernel on the CPU; read when triton is first imported
 
 @pytest.fixture(autouse=True)
 def settings():

@@ -1,4 +1,4 @@
-"Chapter 08: any cell, both modes, against autograd through the loop; bad input; fallback."
+"Chapter 10: any cell, both modes, against autograd through the loop; bad input; fallback."
 import copy, pickle, warnings
 import pytest, torch
 from torch import nn

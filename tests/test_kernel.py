@@ -1,4 +1,4 @@
-"Chapter 14: the kernel gives what the path of chapter 07 gives, for any number of tokens; elsewhere that path is taken. In Triton's interpreter where there is no GPU."
+"Chapter 35: the kernel gives what the path of chapter 08 gives, for any number of tokens; elsewhere that path is taken. In Triton's interpreter where there is no GPU."
 import json, os, subprocess, sys
 from pathlib import Path
 import pytest, torch

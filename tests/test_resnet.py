@@ -1,4 +1,4 @@
-"Chapter 09: the collapse, the gradients of every option, the parts that a notebook cell is too short for."
+"Chapter 11: the collapse, the gradients of every option, the parts that a notebook cell is too short for."
 import copy, itertools, pickle, warnings
 import pytest, torch
 from torch import nn

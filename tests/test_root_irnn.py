@@ -1,4 +1,4 @@
-"The theorem of chapter 07, the drop-in, the parts that a notebook cell is too short for."
+"The theorem of chapter 08, the drop-in, the parts that a notebook cell is too short for."
 import copy, pickle, subprocess, sys, warnings
 import pytest, torch
 from torch import nn
