@@ -365,22 +365,23 @@ def gmres(
     "x with ‖Ax − b‖ ≤ tol‖b‖ for each sample, or the best after all cycles; 0 for the rest (Saad, Schultz 1986)."
     size = row_norm(b)
     x, rest = torch.zeros_like(b), b
-    wanted = wanted & torch.isfinite(size) & (size > 0)
+    wanted = wanted & (size > 0) & (size < torch.inf)
+    if not bool(wanted.any()): return x
     for _ in range(cycles):
-        if not bool(wanted.any()): break
+        unit = row_norm(rest)
+        V, small, y = rest[:, None], unit[:, None, None], b.new_zeros(len(b), 0, 1)
         for V, H in arnoldi(A, rest, min(restart, b.shape[1])):
             e = torch.zeros_like(H[:, :, :1])
-            e[:, 0, 0] = row_norm(rest)
+            e[:, 0, 0] = unit
             y = least_squares(H, e)
-            left = (e - H @ y).mT
-            size_left = row_norm(left[:, 0])
-            ready = wanted & (size_left <= tol*size)
-            if bool((ready | ~torch.isfinite(size_left) & wanted).any()):
-                x = torch.where(ready[:, None], x + (y.mT @ V[:, :-1])[:, 0], x)
-                wanted = wanted & ~ready & torch.isfinite(size_left)
+            small = (e - H @ y).mT
+            open_ = wanted & (row_norm(small[:, 0]) > tol*size)          # (False for NaN: nothing more is to be had there)
+            if not torch.equal(open_, wanted):
+                x = torch.where((wanted & ~open_)[:, None], x + (y.mT @ V[:, :-1])[:, 0], x)
+                wanted = open_
                 if not bool(wanted.any()): return x
         x = torch.where(wanted[:, None], x + (y.mT @ V[:, :-1])[:, 0], x)
-        rest = torch.where(wanted[:, None], (left @ V)[:, 0], 0.)
+        rest = torch.where(wanted[:, None], (small @ V)[:, 0], 0.)
     return x
 
 # %% ../nbs/01_solvers.ipynb #fc6e13dc
