@@ -10,16 +10,19 @@ __all__ = ['largest_singular_value', 'contractive', 'conv_norm', 'contractive_co
 
 # %% ../nbs/03_wellposed.ipynb #000fd977
 import math
-from typing import Any, Callable, Literal, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from .fixed_point import (Packing, Solution, SolvingModule, at_least_float32, check_choice,
-                                  check_number, check_positive, row_norm)
+                                  check_number, check_positive)
+from .loop import Solver
+from .derivatives import arnoldi, jvp
 from .solvers import Anderson, Solve
-from .implicit import Implicit, equilibrium
+from .implicit import GradientRule, Implicit, equilibrium
 
 # %% ../nbs/03_wellposed.ipynb #48d2ce8b
 def largest_singular_value(
@@ -29,7 +32,7 @@ def largest_singular_value(
     "‖A‖₂ of each matrix, (…,), in at least float32. `ValueError` where `A` is not finite."
     A = A.to(at_least_float32(A.dtype))
     try: return torch.linalg.svdvals(A - 0*A)[..., 0]       # infinity becomes NaN, which it refuses
-    except torch.linalg.LinAlgError as error:
+    except torch.linalg.LinAlgError as error:      # pyright: ignore[reportPrivateImportUsage]
         raise ValueError(f'{name} must be finite: with NaN or infinity it has no norm') from error
 
 def contractive(
@@ -46,10 +49,9 @@ def conv_norm(
     size: Sequence[int],  # (H, W) of the pictures
     padding: Literal['zeros', 'circular'] = 'zeros',  # zeros: a close upper bound; circular: exact
 ) -> Tensor:
-    """The operator norm of a convolution (Sedghi, Gupta, Long, ICLR 2019, arXiv:1805.10408): a scalar.
-
-    With zeros, the bound holds for smaller pictures too. `ValueError` where the kernel is larger than
-    the picture, or not finite."""
+    """The operator norm of a convolution: a scalar (Sedghi, Gupta, Long 2019, arXiv:1805.10408).
+    With zeros, the bound holds for smaller pictures too. `ValueError` where the kernel is larger
+    than the picture, or not finite."""
     check_choice('padding', padding, ('zeros', 'circular'))
     window = K.shape[2:]
     if any(k > n for k, n in zip(window, size)):
@@ -70,7 +72,7 @@ def contractive_conv(
 
 # %% ../nbs/03_wellposed.ipynb #bd2b31ad
 class Contractive(nn.Module):
-    "Parametrization: ‖weight‖₂ ≤ `bound`, for a matrix or a convolution (a weight of 4 dimensions)."
+    "Parametrization: ‖weight‖₂ ≤ `bound`, of a matrix or a convolution (a weight of 4 dimensions)."
     def __init__(self,
         bound: float = .95,                   # in (0, 1]
         size: Sequence[int] | None = None,    # (H, W) of the pictures, for a convolution
@@ -81,7 +83,7 @@ class Contractive(nn.Module):
         check_choice('padding', padding, ('zeros', 'circular'))
         self.bound = bound
         self.size = size
-        self.padding = padding
+        self.padding: Literal['zeros', 'circular'] = padding
 
     def forward(self, V: Tensor) -> Tensor:
         if V.dim() == 2: return contractive(V, self.bound)
@@ -97,8 +99,8 @@ def make_contractive(
 ) -> nn.Module:
     """Put `Contractive` on the weight of `layer`, and return it.
 
-    `TypeError`, `ValueError` for other layers: convolutions with strides, dilation or groups, and with
-    circular borders those that change the picture's size (some pixels would count twice)."""
+    `TypeError`, `ValueError` for other layers: convolutions with strides, dilation or groups, and
+    with circular borders those that change the picture's size (some pixels would count twice)."""
     if isinstance(layer, nn.Linear): constraint = Contractive(bound)
     elif isinstance(layer, nn.Conv2d):
         plain = layer.stride == (1, 1) and layer.dilation == (1, 1) and layer.groups == 1
@@ -106,9 +108,10 @@ def make_contractive(
         keeps = layer.padding == 'same' or tuple(layer.padding) == half
         mode = layer.padding_mode
         if not plain or size is None or not (mode == 'zeros' or mode == 'circular' and keeps):
-            raise ValueError('layer must be an nn.Conv2d of stride 1, one group, no dilation, with '
-                             "size=(H, W) given (and if padding_mode='circular', with a padding that "
-                             f"keeps the picture's size); got {layer}, size={size}")
+            raise ValueError(
+                'layer must be an nn.Conv2d of stride 1, one group, no dilation, with size=(H, W) '
+                "given (and if padding_mode='circular', a padding that keeps the picture's size); "
+                f'got {layer}, size={size}')
         constraint = Contractive(bound, size, 'circular' if mode == 'circular' else 'zeros')
     else: raise TypeError(f'layer must be an nn.Linear or nn.Conv2d; got {layer!r}')
     parametrize.register_parametrization(layer, 'weight', constraint)
@@ -141,7 +144,7 @@ def reflect(
         A = U.to(at_least_float32(U.dtype)).mT
         eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
         try: V = 2*torch.linalg.inv(2*eye - A)
-        except torch.linalg.LinAlgError as error:
+        except torch.linalg.LinAlgError as error:      # pyright: ignore[reportPrivateImportUsage]
             raise ValueError('U must be finite, with a symmetric part below 1: '
                              '2I − U has no inverse') from error
         return V.to(U.dtype).contiguous(), (V @ A/2).to(U.dtype).contiguous()
@@ -150,8 +153,8 @@ def reflect(
 def forward_backward_step(
     U: Tensor,  # (…, d, d)
 ) -> Tensor:
-    """A step α with which forward–backward splitting of s = relu(Us + p) converges, (…,): m/L², half
-    of the bound, with m = 1 − λ_max((U + Uᵀ)/2) and L = ‖I − U‖₂.
+    """A step α with which forward–backward splitting of s = relu(Us + p) converges, (…,): m/L²,
+    half of the bound, with m = 1 − λ_max((U + Uᵀ)/2) and L = ‖I − U‖₂.
 
     `ValueError` if U is not monotone (m ≤ 0), or not finite."""
     if not torch.isfinite(U).all(): raise ValueError('U must be finite')
@@ -168,10 +171,10 @@ def reflected_equilibrium(
     q: Tensor,                          # (B, …): 2(2I − U)⁻¹p
     phi: Callable[[Tensor], Tensor],    # φ, with slopes in [0, 1]
     how: Solve = Solve(),               # how to solve w = ρ(C w + q)
-    gradient: Any = Implicit(),         # the rule for the backward pass
+    gradient: GradientRule = Implicit(),         # the rule for the backward pass
     what: str = 'reflected_equilibrium',  # names the solve in a warning
 ) -> tuple[Tensor, Solution]:
-    "The equilibrium s = φ(Us + p) by @eq-reflected of chapter 03, and the `Solution` of that, for w."
+    "The equilibrium s = φ(Us + p), by @eq-reflected of chapter 03, and the `Solution` for w."
     def rho(w, q):
         u = times(w) + q
         return 2*phi(u) - u
@@ -180,27 +183,27 @@ def reflected_equilibrium(
 
 def _check_nonlinearity(f):
     if not callable(f):
-        raise TypeError('nonlinearity must be a function with slopes in [0, 1], such as torch.relu; '
-                        f'got {f!r}')
+        raise TypeError('nonlinearity must be a function with slopes in [0, 1], such as '
+                        f'torch.relu; got {f!r}')
 
 class MonotoneLayer(SolvingModule):
-    """z = φ(Uz + Wx + b), U = bound·I − AᵀA + B − Bᵀ: one equilibrium, always (Winston & Kolter, 2020).
-    x (B, in_features) → z (B, features).
+    """z = φ(Uz + Wx + b), U = bound·I − AᵀA + B − Bᵀ: one equilibrium, always (Winston & Kolter
+    2020). x (B, in_features) → z (B, features).
 
-    After a call, `layer.solution`, of the reflected equation. `ValueError`, `TypeError` name a wrong
-    argument."""
+    After a call, `layer.solution` is that of the reflected equation. `ValueError`, `TypeError` name
+    a wrong argument."""
     def __init__(self,
         in_features: int,
         features: int,
         nonlinearity: Callable[[Tensor], Tensor] = torch.relu,  # slopes in [0, 1]; or tanh, sigmoid
         bound: float = .95,         # on the symmetric part of U, in (0, 0.999]
-        solver: Any = Anderson(),   # `Picard()` is sure to arrive; the others sooner, if they do
+        solver: Solver = Anderson(),   # `Picard()` is sure to arrive; the others sooner, if they do
         tol: float = 1e-5,          # bound on the relative residual of the reflected equation
         max_iter: int = 200,        # iterations at most
         *,
         atol: float = 0.,           # bound on the residual's norm; either is enough
         on_failure: Literal['warn', 'raise', 'ignore'] = 'warn',
-        gradient: Any = Implicit(), # the rule for the backward pass
+        gradient: GradientRule = Implicit(), # the rule for the backward pass
         device: Any = None,         # of the parameters
         dtype: torch.dtype | None = None,  # of the parameters
     ):
@@ -249,13 +252,13 @@ class MonotoneConv(SolvingModule):
         kernel_size: int = 3,       # odd
         nonlinearity: Callable[[Tensor], Tensor] = torch.relu,  # slopes in [0, 1]; or tanh, sigmoid
         bound: float = .95,         # on the symmetric part of U∗, in (0, 0.999]
-        solver: Any = Anderson(),   # `Picard()` is sure to arrive; the others sooner, if they do
+        solver: Solver = Anderson(),   # `Picard()` is sure to arrive; the others sooner, if they do
         tol: float = 1e-5,          # bound on the relative residual of the reflected equation
         max_iter: int = 200,        # iterations at most
         *,
         atol: float = 0.,           # bound on the residual's norm; either is enough
         on_failure: Literal['warn', 'raise', 'ignore'] = 'warn',
-        gradient: Any = Implicit(), # the rule for the backward pass
+        gradient: GradientRule = Implicit(), # the rule for the backward pass
         device: Any = None,         # of the parameters
         dtype: torch.dtype | None = None,  # of the parameters
     ):
@@ -282,7 +285,7 @@ class MonotoneConv(SolvingModule):
         scale = math.prod(self.A.shape[1:])**-.5
         with torch.no_grad():
             for K in (self.A, self.B): K.uniform_(-scale, scale)
-            self.A[:, :, 0, 0].diagonal().add_(self.bound**.5)    # the centre is at 0: a cyclic grid
+            self.A[:, :, 0, 0].diagonal().add_(self.bound**.5)   # the centre is at 0: a cyclic grid
 
     def symbols(self) -> Tensor:
         "Û(ω), the matrix of U∗ at each frequency: (H, W/2 + 1, channels, channels), complex."
@@ -317,8 +320,8 @@ def jacobian_penalty(
     z: Any,                   # where, usually the equilibrium: a tensor or nest of tensors (B, …)
     samples: int = 1,         # random directions for the estimate
 ) -> Tensor:
-    """‖∂f/∂z‖²_F per number of the state, mean over the batch, from random directions: a scalar
-    (Bai, Koltun, Kolter, ICML 2021, arXiv:2106.14342). With a gradient in what f closes over, and z."""
+    """‖∂f/∂z‖²_F per number of the state, mean over the batch, from random directions: a scalar,
+    with a gradient in what f closes over and in z (Bai, Koltun, Kolter 2021, arXiv:2106.14342)."""
     check_positive('samples', samples, integer=True)
     packing = Packing(z)
     at = packing.flat(z)
@@ -334,26 +337,6 @@ def jacobian_penalty(
     return total/(samples*at.shape[1])
 
 # %% ../nbs/03_wellposed.ipynb #173180fd
-def _arnoldi(product, start, steps):
-    """An orthonormal basis Q (B, steps+1, N) of v, Jv, J²v, … from v = `start` (B, N) of length 1,
-    and J in it, H (B, steps+1, steps) (Saad 2011, §6.2). `product`: v → Jv. Zeros once complete."""
-    B, N = start.shape
-    limits = torch.finfo(start.dtype)
-    Q, H = start.new_zeros(B, steps + 1, N), start.new_zeros(B, steps + 1, steps)
-    Q[:, 0] = start
-    for j in range(steps):
-        v = product(Q[:, j])
-        size = row_norm(v)
-        for _ in range(2):                              # once is not enough in floating point
-            h = (Q[:, :j+1] @ v[:, :, None])[..., 0]
-            H[:, :j+1, j] += h
-            v = v - (h[:, None] @ Q[:, :j+1])[:, 0]
-        rest = row_norm(v)
-        rest = torch.where(rest > 1e3*limits.eps*size, rest, 0.)
-        H[:, j+1, j] = rest
-        Q[:, j+1] = torch.where(rest[:, None] > 0, v/rest.clamp_min(limits.tiny)[:, None], 0.)
-    return Q, H
-
 def ritz_values(
     f: Callable[[Any], Any],  # a state (B, …), or a nest, → a state of the same shapes
     z: Any,                   # where: a tensor or nest of tensors (B, …)
@@ -365,12 +348,14 @@ def ritz_values(
     packing = Packing(z)
     at = packing.flat(z).detach()
     high = at_least_float32(at.dtype)
-    def flat(m): return packing.flat(f(packing.nest(m)))
-    def product(v):
-        return torch.func.jvp(flat, (at,), (v.to(at.dtype),))[1].detach().to(high)
+    def flat(m: Tensor) -> Tensor: return packing.flat(f(packing.nest(m)))
+    def product(v: Tensor) -> Tensor:
+        return jvp(flat, (at,), (v.to(at.dtype),))[1].detach().to(high)
+    B, N = at.shape
     generator = torch.Generator().manual_seed(0)
-    v = F.normalize(torch.randn(at.shape[1], generator=generator, dtype=torch.float64), dim=0)
-    _, H = _arnoldi(product, v.to(at.device, high).expand_as(at), min(steps, at.shape[1]))
+    v = F.normalize(torch.randn(N, generator=generator, dtype=torch.float64), dim=0)
+    H = at.new_zeros(B, 1, 0, dtype=high)
+    for _, H in arnoldi(product, v.to(at.device, high).expand(B, N), min(steps, N)): pass
     fine = H.isfinite().all(2).all(1)
     values = torch.linalg.eigvals(torch.where(fine[:, None, None], H[:, :-1], 0.))
     return torch.where(fine[:, None], values, torch.nan)
@@ -381,7 +366,7 @@ def spectral_radius(
     z: Any,                   # where: a tensor or nest of tensors (B, …)
     steps: int = 30,          # Jacobian-vector products, as in `ritz_values`
 ) -> Tensor:
-    "The largest |eigenvalue| of ∂f/∂z at z, (B,): below 1, plain iteration converges nearby."
+    "The largest |eigenvalue| of ∂f/∂z, (B,): below 1, plain iteration converges near z."
     return ritz_values(f, z, steps).abs().amax(1)
 
 def spectral_abscissa(
@@ -389,16 +374,16 @@ def spectral_abscissa(
     z: Any,                   # where: a tensor or nest of tensors (B, …)
     steps: int = 30,          # Jacobian-vector products, as in `ritz_values`
 ) -> Tensor:
-    "The largest real part of an eigenvalue of ∂f/∂z at z, (B,): below 1, ż = f(z) − z is stable there."
+    "The largest real part of ∂f/∂z's eigenvalues, (B,): below 1, ż = f(z) − z is stable at z."
     return ritz_values(f, z, steps).real.amax(1)
 
 # %% ../nbs/03_wellposed.ipynb #03ee4354
 def contraction_factor(
     solution: Solution,  # of a solve with `trace=True`
 ) -> Tensor:
-    """The mean factor by which a sample's residual fell per iteration in the later half of its solve,
-    (B,): for plain iteration an estimate of the spectral radius. NaN where that half has fewer than two
-    residuals. `ValueError` without a trace."""
+    """The mean factor by which a sample's residual fell per iteration in the later half of its
+    solve, (B,): for plain iteration an estimate of the spectral radius. NaN where that half has
+    fewer than two residuals. `ValueError` without a trace."""
     if solution.trace is None: raise ValueError('solution must have a trace: solve(…, trace=True)')
     known = torch.isfinite(solution.trace) & (solution.trace > 0)
     number = known.cumsum(0)                                  # a sample's known residuals: 1, 2, …
