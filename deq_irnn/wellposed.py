@@ -290,7 +290,8 @@ class MonotoneConv(SolvingModule):
     def symbols(self) -> Tensor:
         "Û(ω), the matrix of U∗ at each frequency: (H, W/2 + 1, channels, channels), complex."
         with full_precision(self.A):
-            A, B = (torch.fft.rfft2(K, s=self.size).permute(2, 3, 0, 1) for K in (self.A, self.B))
+            kernels = [K.to(at_least_float32(K.dtype)) for K in (self.A, self.B)]
+            A, B = (torch.fft.rfft2(K, s=self.size).permute(2, 3, 0, 1) for K in kernels)
             eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
             return self.bound*eye - A.mH @ A + B - B.mH
 
@@ -306,9 +307,10 @@ class MonotoneConv(SolvingModule):
             eye = torch.eye(U.shape[-1], dtype=U.dtype, device=U.device)
             V = 2*torch.linalg.inv(2*eye - U)
             C = V @ U/2
+        q = times(V, x.to(at_least_float32(x.dtype)))
         z, self.solution = reflected_equilibrium(
-            lambda w: times(C, w), times(V, x), self.phi, self.how, self.gradient, 'MonotoneConv')
-        return z
+            lambda w: times(C, w), q, self.phi, self.how, self.gradient, 'MonotoneConv')
+        return z.to(x.dtype)
 
     def extra_repr(self) -> str:
         "Everything."
