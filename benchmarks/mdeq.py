@@ -1,9 +1,12 @@
-"""A multiscale equilibrium beside an explicit ResNet of as many parameters, on handwritten digits; prints a table, writes results/mdeq.json.
+"""A multiscale equilibrium beside an explicit ResNet of as many parameters, on handwritten digits.
+
+Prints a line for each run, writes results/mdeq.json:
 
     python benchmarks/mdeq.py                three seeds each (some minutes on one core)
     python benchmarks/mdeq.py --epochs 5 --seeds 1 --out /tmp/mdeq.json
 
-Both are trained alike: AdamW, one-cycle learning rate, the same batches. The equilibrium is guaranteed: its map is a contraction by construction.
+Both are trained alike: AdamW, one-cycle learning rate, the same batches. The equilibrium is guaranteed:
+its map is a contraction by construction.
 """
 import argparse, pathlib, statistics, time, warnings
 
@@ -133,8 +136,8 @@ def train(name: str, seed: int, epochs: int) -> dict:
 
 def describe(run: dict) -> str:
     "A line about one run."
-    text = f'{run["name"]:16s} seed {run["seed"]}  {run["parameters"]} parameters  accuracy {run["accuracy"]:.3f}'
-    text += f'  {run["seconds_per_epoch"]:.1f} s/epoch'
+    text = f'{run["name"]:16s} seed {run["seed"]}  {run["parameters"]} parameters  '
+    text += f'accuracy {run["accuracy"]:.3f}  {run["seconds_per_epoch"]:.1f} s/epoch'
     if run['evaluations'] is None: return text
     return text + (f'  {run["evaluations"]:.1f} evaluations, residual {run["residual"]:.0e}, '
                    f'{run["failed"]} not converged')

@@ -55,7 +55,7 @@ class DEQ(SolvingModule):
         if init is not None and not callable(init):
             raise TypeError(f'init must be a function of x that returns the start z0; got {init!r}')
         if isinstance(gradient, type) or not callable(getattr(gradient, 'attach', None)):
-            raise TypeError(f'gradient must be a gradient rule, such as Implicit(); got {gradient!r}')
+            raise TypeError(f'gradient must be a rule such as Implicit(); got {gradient!r}')
         if eval_tol is not None: check_positive('eval_tol', eval_tol, zero=True)
         if eval_max_iter is not None: check_positive('eval_max_iter', eval_max_iter, integer=True)
         for n in trajectory: check_positive('trajectory', n, integer=True)
