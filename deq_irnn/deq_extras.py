@@ -30,8 +30,8 @@ def check_injections(
             name = 'x' if i == 0 else f'injection {i + 1} of f(z, x, …)'
             raise ValueError(
                 f'{name} must have the batch, {batch}, as its first dimension, as the start has, '
-                f'or 1 for what all samples share; got the shape {tuple(t.shape)}. So write t[None], '
-                'or give it to f as a parameter, a buffer or a closure')
+                f'or 1 for what all samples share; got the shape {tuple(t.shape)}. '
+                'So write t[None], or give it to f as a parameter, a buffer or a closure')
 
 # %% ../nbs/38_deq_extras.ipynb #aaae4e16
 def detached(
