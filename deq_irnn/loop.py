@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-# %% ../nbs/30_loop.ipynb #d404c651
+# %% ../nbs/30_loop.ipynb #11550326
 from .fixed_point import Solution, Status, relative_residual, row_norm, wide_row_norm
 
 # %% ../nbs/30_loop.ipynb #dfd7b992
@@ -34,7 +34,7 @@ class Shared(Generic[_T]):
     "Marks what a solver keeps for all samples together: it stays whole when samples leave the batch."
     value: _T
 
-# %% ../nbs/30_loop.ipynb #18715741
+# %% ../nbs/30_loop.ipynb #cff7c093
 class Solver(Protocol):
     """What makes a solver.
 
@@ -48,7 +48,7 @@ class Solver(Protocol):
         "The next point (B, N), and what it keeps from now on."
         ...
 
-# %% ../nbs/30_loop.ipynb #1af3ae85
+# %% ../nbs/30_loop.ipynb #94605cbb
 def keep_rows(
     state:Any,     # a nest of tensors (B, …), `Shared` and other things
     rows:Tensor,   # (n,) the rows that stay
@@ -72,7 +72,7 @@ def check_state(
                             f'Shared(...); it holds a {type(leaf).__name__}')
     return state
 
-# %% ../nbs/30_loop.ipynb #a5e2ce46
+# %% ../nbs/30_loop.ipynb #f83816b0
 class Injections:
     """The arguments of f beside z, in a solve of `batch` samples: `values`, shrunk to the samples still evaluated.
 
@@ -98,7 +98,7 @@ class Injections:
         self.leaves = [leaf[rows] if own else leaf for leaf, own in zip(self.leaves, self.own)]
         self.values = tree_unflatten(self.leaves, self.spec)
 
-# %% ../nbs/30_loop.ipynb #88a1d24d
+# %% ../nbs/30_loop.ipynb #5a94b2be
 class Residual:
     "The residual function g(z) of one solve, counting its evaluations in `count`; `point(z)` is f(z) and g(z) at once."
     def __init__(
@@ -123,7 +123,7 @@ class Residual:
             raise ValueError('f changed its argument z in place: write it without operations that end in an underscore, out= or z[…] = …')
         return Point(z, fz, r)
 
-# %% ../nbs/30_loop.ipynb #dbb4aeb8
+# %% ../nbs/30_loop.ipynb #f2bd7475
 class Samples(NamedTuple):
     "The samples of a batch that are still evaluated, a row each."
     index: Tensor        # (n,) the place of each in the whole batch
@@ -142,7 +142,7 @@ class Sizes(NamedTuple):
     f: Tensor            # (n,) ‖f(z)‖
     relative: Tensor     # (n,) ‖r‖ in units of ‖f(z)‖, or of the start
 
-# %% ../nbs/30_loop.ipynb #70470892
+# %% ../nbs/30_loop.ipynb #23e7133a
 class Batch:
     "Who is done, who is lost, who goes on: the verdicts of one solve."
     def __init__(
@@ -277,7 +277,7 @@ class Batch:
         for whole, part in zip(self.whole, mine): whole[s.index] = part
         return self.whole
 
-# %% ../nbs/30_loop.ipynb #776aac40
+# %% ../nbs/30_loop.ipynb #c90d7269
 def iterate(
     g:Residual,               # what is to vanish
     z:Tensor,                 # (B, N) the start

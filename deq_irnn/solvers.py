@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-# %% ../nbs/01_solvers.ipynb #980b6d59
+# %% ../nbs/01_solvers.ipynb #180fbecb
 from .fixed_point import (Packing, Solution, at_least_float32, check_choice, check_number, check_positive, report,
                                   row_norm)
 from .loop import Injections, Point, Residual, Solver, eager, iterate, keep_autocast
@@ -91,7 +91,7 @@ class Anderson:
         if self.damping < 1: z = z - (1 - self.damping)*torch.baddbmm(r[:, None], gamma, R, alpha=-1)[:, 0]
         return z.to(dtype), after
 
-# %% ../nbs/01_solvers.ipynb #a48df8cd
+# %% ../nbs/01_solvers.ipynb #1edb7509
 @dataclass(frozen=True)
 class Solve:
     """How to solve, checked once: what `solve`, `root`, `fixed_point`, layers and adjoints share.
@@ -153,9 +153,14 @@ class Solve:
             return z + r, r
         g = Residual(zero if root else equilibrium, Injections(args, len(z)))
         # (tensors made in inference mode do not count their changes; its end undoes no_grad, which therefore comes after it)
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(z.device.type, enabled=False):
-            return iterate(g, z.detach().clone(), self.solver, self.tol, self.atol, self.max_iter, to_start=root, trace=trace,
-                           check_every=check_every)
+        try:
+            with torch.inference_mode(False), torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+                return iterate(g, z.detach().clone(), self.solver, self.tol, self.atol, self.max_iter, to_start=root, trace=trace,
+                               check_every=check_every)
+        except RuntimeError as e:
+            if 'tracing tensor' not in str(e): raise
+            raise RuntimeError('a solve decides by numbers when it is done, so it cannot be traced (torch.func.linearize, make_fx): '
+                               'use torch.func.jvp or torch.func.vjp') from e
 
 # %% ../nbs/01_solvers.ipynb #0f931394
 @eager
@@ -230,7 +235,8 @@ class Broyden:
         products = torch.bmm(torch.stack((state.s, r), 1), S.transpose(1, 2))    # (B, 2, n): of the newest step, and of r, with all steps
         torch.neg(products[:, 0, 1:], out=T[:, n-1, :n-1])
         torch.clamp_min(products[:, 0, n-1], torch.finfo(r.dtype).tiny, out=T[:, n-1, n-1])
-        return torch.linalg.solve_triangular(T, products[:, 1, :, None], upper=False)[..., 0]
+        c = torch.linalg.solve_triangular(T, products[:, 1, :, None], upper=False)[..., 0]
+        return c.nan_to_num_(0., 0., 0.)                                         # as for `Anderson`: products may overflow
 
 # %% ../nbs/01_solvers.ipynb #352d0419
 def newton_step(
@@ -438,5 +444,5 @@ class NewtonKrylov:
         s = NewtonKrylovState(z, r, torch.where(accept, size, s.size), p, t, t < 1e-6, True)
         return z + (t[:, None]*p).to(z.dtype), s
 
-# %% ../nbs/01_solvers.ipynb #f123d73f
+# %% ../nbs/01_solvers.ipynb #986ffeb9
 def _check_solve(solver, tol, atol, max_iter, on_failure): Solve(solver, tol, atol, max_iter, on_failure)     # until other chapters keep a `Solve`
