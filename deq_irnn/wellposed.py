@@ -11,6 +11,7 @@ __all__ = ['largest_singular_value', 'contractive', 'conv_norm', 'contractive_co
 # %% ../nbs/03_wellposed.ipynb #000fd977
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -120,9 +121,11 @@ def make_contractive(
 # %% ../nbs/03_wellposed.ipynb #71ef983b
 def full_precision(
     like: Tensor,  # its device is meant
-) -> torch.autocast:
+) -> AbstractContextManager:
     "A context without autocast: a guarantee rounded to bfloat16 is none."
-    return torch.autocast(like.device.type, enabled=False)
+    device = like.device.type
+    if not torch.is_autocast_enabled(device): return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 def monotone(
     A: Tensor,     # (…, d, d): makes U smaller in AᵀA's directions
