@@ -124,8 +124,8 @@ def full_precision(
 ) -> AbstractContextManager:
     "A context without autocast: a guarantee rounded to bfloat16 is none."
     device = like.device.type
-    if not torch.is_autocast_enabled(device): return nullcontext()
-    return torch.autocast(device, enabled=False)
+    rounds = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if rounds else nullcontext()
 
 def monotone(
     A: Tensor,     # (…, d, d): makes U smaller in AᵀA's directions
