@@ -6,134 +6,107 @@
 __all__ = ['DEQ', 'VariationalDropout', 'WeightDropout']
 
 # %% ../nbs/04_deq.ipynb #e04c1f8d
-from fastcore.basics import patch
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
 import torch
-from torch import nn
-from .fixed_point import Packing, check_number, check_positive
-from .solvers import Anderson, _check_solve
-from .implicit import Implicit, fixed_point
+from torch import Tensor
+from .fixed_point import SolvingModule, check_positive
+from .loop import Solver
+from .solvers import Anderson, Solve
+from .implicit import GradientRule, Implicit, equilibrium
+from .deq_extras import (FixedMask, Remembered, StateRecorder, VariationalDropout,
+                                 WeightDropout, check_injections, detached)
 
-# %% ../nbs/04_deq.ipynb #679c5bf5
-def _zeros(x):
-    "A start at zero, shaped like the (first) injection."
-    if not isinstance(x, torch.Tensor): raise TypeError(f'the state starts as zeros like x where x is one tensor; x is a {type(x).__name__}: pass z0, or give the layer init=')
-    return torch.zeros_like(x)
+# %% ../nbs/04_deq.ipynb #334acd84
+_all_ = ['VariationalDropout', 'WeightDropout']
 
-# %% ../nbs/04_deq.ipynb #d8a18244
-def _given(value, default): return default if value is None else value
+# %% ../nbs/04_deq.ipynb #d3a8f807
+def _zeros_like(x: Any) -> Tensor:
+    "The usual start: zeros like the (first) injection."
+    if isinstance(x, Tensor): return torch.zeros_like(x)
+    raise TypeError('the state starts as zeros like x where x is one tensor; '
+                    f'x is a {type(x).__name__}: pass z0, or give the layer init=')
 
-# %% ../nbs/04_deq.ipynb #ea10677f
-class DEQ(nn.Module):
-    """The equilibrium z = f(z, x) of a module `f`, as a layer (Bai, Kolter, Koltun 2019, arXiv:1909.01377).
+class DEQ(SolvingModule):
+    """The equilibrium z = f(z, x) of a module f, as a layer (Bai, Kolter, Koltun, NeurIPS 2019,
+    arXiv:1909.01377). `ValueError`, `TypeError` name a wrong argument.
 
-    `f`: maps a state z (B, …), or a nest of them, and the injections to a state of the same shapes; kept as `layer.f`. `solver`, `tol`, `max_iter`, `on_failure`: for the forward
-    solve, as in `solve`; `eval_tol`, `eval_max_iter` replace two of them in eval mode. `gradient`: the rule for the backward pass. `init`: x → z0; zeros like x by default.
-    `remember`: of how many samples to keep the equilibrium, for calls with `key`. `trajectory`: evaluations after which to keep the state, with a gradient, in `layer.states`.
-    After a call, `layer.solution` says how the solve went (its z is detached). Raises `ValueError`, `TypeError` naming a wrong argument."""
-    def __init__(self, f, solver=Anderson(), gradient=Implicit(), tol=1e-4, max_iter=50, *, eval_tol=None, eval_max_iter=None,
-                 init=None, on_failure='warn', remember=0, trajectory=()):
+    `layer.how` holds how to solve; after a call, `layer.solution` says how the solve went (its z
+    has no graph)."""
+    def __init__(self,
+        f: Callable[..., Any],        # (z, x, …) → a state like z; kept as `layer.f`
+        solver: Solver = Anderson(),  # of the forward solve
+        gradient: GradientRule = Implicit(),   # the rule for the backward pass
+        tol: float = 1e-4,            # bound on the relative residual
+        max_iter: int = 50,           # iterations at most
+        *,
+        atol: float = 0.,             # bound on the residual's norm; either is enough
+        eval_tol: float | None = None,    # in evaluation mode, in place of tol
+        eval_max_iter: int | None = None, # in evaluation mode, in place of max_iter
+        init: Callable[[Any], Any] | None = None,  # x → the start z0; None: zeros like x
+        on_failure: Literal['warn', 'raise', 'ignore'] = 'warn',  # where samples do not converge
+        remember: int = 0,              # samples whose equilibrium is kept, for calls with `key`
+        trajectory: Sequence[int] = (), # evaluations after which to keep the state: `layer.states`
+    ):
         super().__init__()
         if not callable(f): raise TypeError(f'f must be a module or function f(z, x); got {f!r}')
-        if init is not None and not callable(init): raise TypeError(f'init must be a function of x that returns the start z0; got {init!r}')
-        for t, m in ((tol, max_iter), (_given(eval_tol, tol), _given(eval_max_iter, max_iter))): _check_solve(solver, t, 0, m, on_failure)
-        check_positive('remember', remember, zero=True, integer=True)
+        if init is not None and not callable(init):
+            raise TypeError(f'init must be a function of x that returns the start z0; got {init!r}')
+        if isinstance(gradient, type) or not callable(getattr(gradient, 'attach', None)):
+            raise TypeError(f'gradient must be a rule such as Implicit(); got {gradient!r}')
+        if eval_tol is not None: check_positive('eval_tol', eval_tol, zero=True)
+        if eval_max_iter is not None: check_positive('eval_max_iter', eval_max_iter, integer=True)
         for n in trajectory: check_positive('trajectory', n, integer=True)
-        self.f, self.solver, self.gradient, self.init, self.solution = f, solver, gradient, init or _zeros, None
-        self.tol, self.max_iter, self.eval_tol, self.eval_max_iter, self.on_failure = tol, max_iter, eval_tol, eval_max_iter, on_failure
-        self.remember, self.trajectory, self.states, self._known = remember, tuple(trajectory), [], {}
+        self.f = f
+        self.how = Solve(solver, tol, atol, max_iter, on_failure)
+        self.gradient = gradient
+        self.eval_tol = eval_tol
+        self.eval_max_iter = eval_max_iter
+        self.init = _zeros_like if init is None else init
+        self.remembered = Remembered(remember)
+        self.trajectory = tuple(trajectory)
+        self.states: list = []
 
-# %% ../nbs/04_deq.ipynb #712626fb
-@patch
-def _limits(self: DEQ):
-    "Tolerance and iteration limit of the present mode."
-    return (self.tol, self.max_iter) if self.training else (_given(self.eval_tol, self.tol), _given(self.eval_max_iter, self.max_iter))
+    @property
+    def eval_how(self) -> Solve:
+        "How it solves in evaluation mode."
+        tol = self.how.tol if self.eval_tol is None else self.eval_tol
+        max_iter = self.how.max_iter if self.eval_max_iter is None else self.eval_max_iter
+        return replace(self.how, tol=tol, max_iter=max_iter)
 
-@patch
-def extra_repr(self: DEQ):
-    (tol, n), evaluation = (self.tol, self.max_iter), (_given(self.eval_tol, self.tol), _given(self.eval_max_iter, self.max_iter))
-    other = f', eval_tol={evaluation[0]:g}, eval_max_iter={evaluation[1]}' if evaluation != (tol, n) else ''
-    return f'solver={self.solver}, gradient={self.gradient}, tol={tol:g}, max_iter={n}{other}' + f', remember={self.remember}'*bool(self.remember) + f', trajectory={self.trajectory}'*bool(self.trajectory)
+    def forward(self,
+        x: Any,          # the injection, (B, …): what f is given beside the state
+        *more: Any,      # more injections for f(z, x, *more), (B, …) each
+        z0: Any = None,  # another start: (B, …), or a nest
+        key: Tensor | Iterable[int] | None = None,  # (B,) integers: who the samples are
+    ) -> Any:
+        "The equilibrium z, shaped like the start."
+        args = (x, *more)
+        start = detached(self.init(x) if z0 is None else z0)
+        check_injections(args, start)
+        if key is not None: start = self.remembered.recall(start, key)
+        masks = [m for m in self.modules() if isinstance(m, FixedMask)]
+        for mask in masks: mask.draw()
+        how = self.how if self.training else self.eval_how
+        if self.trajectory or any(mask.active for mask in masks):
+            f = StateRecorder(self.f, args, self.trajectory)   # masks have rows: nobody may leave
+            z, self.solution = equilibrium(f, start, how, self.gradient, what='DEQ')
+            self.states = f.states(self.solution.z)
+        else: z, self.solution = equilibrium(self.f, start, how, self.gradient, args, 'DEQ')
+        if key is not None: self.remembered.keep(self.solution.z, key)
+        return z
 
-# %% ../nbs/04_deq.ipynb #f3bdb422
-def _keys(key, B):
-    key = key.tolist() if isinstance(key, torch.Tensor) else list(key)
-    if len(key) != B or not all(isinstance(k, int) for k in key): raise ValueError(f'key must hold one integer for each of the {B} samples; got {len(key)}: {key[:4]}…')
-    return key
+    def extra_repr(self) -> str:
+        "How it solves, and what it keeps."
+        how, other = self.how, self.eval_how
+        text = f'solver={how.solver}, gradient={self.gradient}'
+        text += f', tol={how.tol:g}, max_iter={how.max_iter}'
+        if how.atol: text += f', atol={how.atol:g}'
+        if other != how: text += f', eval_tol={other.tol:g}, eval_max_iter={other.max_iter}'
+        if self.remembered.size: text += f', remember={self.remembered.size}'
+        if self.trajectory: text += f', trajectory={self.trajectory}'
+        return text
 
-def _recalled(self, start, key):
-    "`start`, with the remembered equilibria in the rows of samples that are known."
-    if not self.remember: raise ValueError('key needs a layer with remember= the number of samples to keep; it is 0')
-    packing = Packing(start)
-    z = packing.flat(start, 'z0').clone()
-    for i, k in enumerate(_keys(key, len(z))):
-        row = self._known.get(k)
-        if row is not None and (row.shape, row.dtype, row.device) == (z[i].shape, z.dtype, z.device): z[i] = row
-    return packing.nest(z)
-
-# %% ../nbs/04_deq.ipynb #51075ae9
-def _remembered(self, z, key):
-    "Keep the finite rows of z, the newest `remember` of them."
-    rows = Packing(z).flat(z)
-    for k, row, fine in zip(_keys(key, len(rows)), rows, rows.isfinite().all(1).tolist()):
-        self._known.pop(k, None)
-        if fine: self._known[k] = row.clone()
-    while len(self._known) > self.remember: del self._known[next(iter(self._known))]
-
-# %% ../nbs/04_deq.ipynb #4267d565
-def _recorded(self, args):
-    "f(z) of the whole batch, closed over `args`, no arguments, and the states after the evaluations of `trajectory`, as they come: number → z."
-    seen, count = {}, [0]
-    def f(z):
-        count[0] += 1
-        if count[0] in self.trajectory: seen[count[0]] = _detached(z)
-        return self.f(z, *args)
-    return f, (), seen
-
-def _detached(z):
-    packing = Packing(z)
-    return packing.nest(packing.flat(z).detach().clone())
-
-# %% ../nbs/04_deq.ipynb #06f62a9c
-class _FixedMask(nn.Module):
-    "What both dropouts share: a mask that stays until `draw()`."
-    def __init__(self, p=.1):
-        super().__init__()
-        if not 0 <= p < 1: raise ValueError(f'p must be in [0, 1); got {p}')
-        self.p, self.mask = p, None
-
-    def draw(self):
-        "Forget the mask; the next use draws another. `DEQ` does so before each solve."
-        self.mask = None
-
-    def times(self, v, shape):
-        if not self.training or self.p == 0: return v
-        if self.mask is None or self.mask.shape != shape: self.mask = torch.empty(shape, device=v.device).bernoulli_(1 - self.p)/(1 - self.p)
-        return v*self.mask.to(v)
-
-    def extra_repr(self): return f'p={self.p:g}'
-
-# %% ../nbs/04_deq.ipynb #02682f46
-class VariationalDropout(_FixedMask):
-    "Dropout with one mask for a whole solve (Gal, Ghahramani, NIPS 2016, arXiv:1512.05287); also one for all positions along the dimensions `shared` of its input, (1,) for tokens (B, T, D). `p` in [0, 1)."
-    def __init__(self, p=.1, shared=()): super().__init__(p); self.shared = tuple(shared)
-    def forward(self, z): return self.times(z, torch.Size(1 if d in self.shared else n for d, n in enumerate(z.shape)))
-
-class WeightDropout(_FixedMask):
-    "Dropout of weights, one mask for a whole solve (Merity, Keskar, Socher, ICLR 2018, arXiv:1708.02182), as a parametrization: `register_parametrization(linear, 'weight', WeightDropout(.2))`. `p` in [0, 1)."
-    def forward(self, W): return self.times(W, W.shape)
-
-# %% ../nbs/04_deq.ipynb #ef1b5c21
-def _call(self, x, *more, z0=None, key=None):
-    """The equilibrium z, shaped like the start. `x`, `more`: the injections, handed on to `f(z, x, *more)`, each with the batch first. `z0`: another start. `key` (B,), integers: who the samples are; each starts from its
-    last equilibrium if the layer remembers it, in the same shape, dtype and device."""
-    (tol, max_iter), start, args, f = self._limits(), self.init(x) if z0 is None else z0, (x, *more), self.f
-    if key is not None: start = _recalled(self, start, key)
-    masks = [m for m in self.modules() if isinstance(m, _FixedMask)]
-    for m in masks: m.draw()
-    if masks or self.trajectory: f, args, seen = _recorded(self, args)  # all samples in all evaluations: masks and states have a row for each
-    z, self.solution = fixed_point(f, start, args=args, solver=self.solver, gradient=self.gradient, tol=tol,
-                                   max_iter=max_iter, on_failure=self.on_failure, return_solution=True, what='DEQ')
-    if self.trajectory: self.states = [self.f(seen.get(n, self.solution.z), x, *more) for n in self.trajectory]
-    if key is not None: _remembered(self, self.solution.z, key)
-    return z
-DEQ.forward = _call
+    def __getstate__(self): return {**super().__getstate__(), 'states': []}
