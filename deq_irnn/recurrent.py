@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RecurrentBase']
 
-# %% ../nbs/32_recurrent.ipynb #60bd6e92
+# %% ../nbs/32_recurrent.ipynb #4ee0afaf
 from typing import Callable, overload
 
 import torch
@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-# %% ../nbs/32_recurrent.ipynb #06d1e02f
+# %% ../nbs/32_recurrent.ipynb #e218e0b5
 def _flip(x: Tensor, lengths: Tensor | None) -> Tensor:
     """x (T, B, …) backwards in time.
 
-    With `lengths` (B,), each sequence is turned within its own length, and what follows it is left in place."""
+    With `lengths` (B,), each sequence is turned within its own length, and its padding stays."""
     if lengths is None: return x.flip(0)
     t = torch.arange(len(x), device=x.device)[:, None]
     t = torch.where(t < lengths, lengths - 1 - t, t)
@@ -28,12 +28,13 @@ def _last(x: Tensor, lengths: Tensor | None) -> Tensor:
     if lengths is None: return x[-1]
     return x[lengths - 1, torch.arange(x.shape[1], device=x.device)]
 
-# %% ../nbs/32_recurrent.ipynb #451c53e4
+# %% ../nbs/32_recurrent.ipynb #644b99b1
 class RecurrentBase(nn.Module):
-    """The plumbing of nn.RNN around any cell: `output, h_n = rnn(input, hx)`, in every form that nn.RNN takes.
+    """The plumbing of nn.RNN around any cell: `output, h_n = rnn(input, hx)`, in all forms of nn.RNN.
 
-    `self.cells` holds one cell for each layer and direction, ordered as in h_n. A cell is a module: cell(x, h0) maps
-    x (T, B, input_size) and h0 (B, hidden_size) to the states h_1…h_T (T, B, hidden_size), forward in time.
+    `self.cells` holds one cell for each layer and direction, ordered as in h_n. A cell is a module:
+    cell(x, h0) maps x (T, B, input_size) and h0 (B, hidden_size) to the states h_1…h_T
+    (T, B, hidden_size), forward in time.
     Raises nn.RNN's own errors and warnings, at construction and in a call."""
 
     def __init__(
@@ -41,22 +42,23 @@ class RecurrentBase(nn.Module):
         input_size: int,                        # N, features of the input
         hidden_size: int,                       # D, numbers in the state of one layer and direction
         num_layers: int = 1,                    # layers; each reads the outputs of the one before
-        bias: bool = True,                      # kept as `self.bias`; whether a cell has one is make_cell's to say
-        batch_first: bool = False,              # input and output (B, T, …) instead of (T, B, …); h_0 and h_n are not affected
-        dropout: float = 0.,                    # probability, on the outputs of all layers but the last, in training
-        bidirectional: bool = False,            # a second cell per layer, backwards in time; outputs side by side
+        bias: bool = True,                      # `self.bias`; what it means is make_cell's to say
+        batch_first: bool = False,              # input and output (B, T, …); h_0 and h_n do not change
+        dropout: float = 0.,                    # on the outputs of all layers but the last, in training
+        bidirectional: bool = False,            # a second cell per layer, backwards in time
         *,
-        make_cell: Callable[[int], nn.Module],  # input_size of a layer → its cell; called in here and not kept
-        learn_h0: bool = False,                 # a learned h_0 (layers·directions, D), zeros at first, where hx is None
+        make_cell: Callable[[int], nn.Module],  # input_size of a layer → its cell; called here, not kept
+        learn_h0: bool = False,                 # a learned h_0, zeros at first, used where hx is None
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        nn.RNN(input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
-               device='meta')                   # raises what nn.RNN raises
+        nn.RNN(input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first,
+               dropout=dropout, device='meta')  # raises what nn.RNN raises
         if not callable(make_cell):
-            raise TypeError(f'make_cell must be a function from input_size to a module; got {make_cell!r}')
-        if not isinstance(learn_h0, bool): raise TypeError(f'learn_h0 must be True or False; got {learn_h0!r}')
+            raise TypeError(f'make_cell must be a function: input_size → module; got {make_cell!r}')
+        if not isinstance(learn_h0, bool):
+            raise TypeError(f'learn_h0 must be True or False; got {learn_h0!r}')
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.num_layers = num_layers
@@ -67,14 +69,16 @@ class RecurrentBase(nn.Module):
         directions = 1 + self.bidirectional
         sizes = [input_size] + [hidden_size*directions]*(num_layers - 1)
         self.cells = nn.ModuleList(make_cell(size) for size in sizes for _ in range(directions))
-        self.h_0 = None
-        if learn_h0: self.h_0 = nn.Parameter(torch.zeros(len(self.cells), hidden_size, device=device, dtype=dtype))
+        start = torch.zeros(len(self.cells), hidden_size, device=device, dtype=dtype)
+        self.h_0: nn.Parameter | None
+        self.register_parameter('h_0', nn.Parameter(start) if learn_h0 else None)
 
     def reset_parameters(self) -> None:
         "Every cell's own `reset_parameters()`; a learned h_0 back to zeros."
         for cell in self.cells:
             reset = getattr(cell, 'reset_parameters', None)
-            if not callable(reset): raise TypeError(f'{type(cell).__name__} has no method reset_parameters()')
+            if not callable(reset):
+                raise TypeError(f'{type(cell).__name__} has no method reset_parameters()')
             reset()
         if self.h_0 is not None: nn.init.zeros_(self.h_0)
 
@@ -87,27 +91,32 @@ class RecurrentBase(nn.Module):
     ) -> None:
         "Raise where `input` cannot be run, before anything is computed. A subclass may extend it."
         if not isinstance(input, PackedSequence) and input.dim() not in (2, 3):
-            raise ValueError(f'{type(self).__name__}: Expected input to be 2D or 3D, got {input.dim()}D tensor instead')
+            raise ValueError(f'{type(self).__name__}: Expected input to be 2D or 3D, '
+                             f'got {input.dim()}D tensor instead')
 
     def _check_state(self, hx: Tensor | None, input: Tensor | PackedSequence) -> None:
         "Raise where hx is no state; its size is looked at once the batch is known."
         if hx is None: return
         if not isinstance(hx, Tensor):
             name = type(self).__name__
-            raise TypeError(f'{name}: hx must be one tensor (num_layers*num_directions, batch, hidden_size), got '
-                            f'{type(hx).__name__}: write rnn(x, h). Coming from nn.LSTM, whose state is (h, c): drop c')
+            raise TypeError(f'{name}: hx must be one tensor (num_layers*num_directions, batch, '
+                            f'hidden_size), got {type(hx).__name__}: write rnn(x, h). '
+                            f'Coming from nn.LSTM, whose state is (h, c): drop c')
         if isinstance(input, PackedSequence) or hx.dim() == input.dim(): return
-        kind, dim = ('batched', 3) if input.dim() == 3 else ('unbatched', 2)
-        raise RuntimeError(f'For {kind} {dim}-D input, hx should also be {dim}-D but got {hx.dim()}-D tensor')
+        kind = 'batched 3-D' if input.dim() == 3 else 'unbatched 2-D'
+        raise RuntimeError(f'For {kind} input, hx should also be {input.dim()}-D '
+                           f'but got {hx.dim()}-D tensor')
 
     def _initial(self, hx: Tensor | None, x: Tensor, batch: int, packed: bool = False) -> Tensor:
-        "h_0 (layers·directions, B, D), after a check of it and of x (T, B, N), or (all tokens, N) if packed."
+        "h_0 (layers·directions, B, D), once it and x (T, B, N), or (tokens, N) if packed, are checked."
         size = (len(self.cells), batch, self.hidden_size)
         dtype = next(self.parameters(), x).dtype
         if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
             raise ValueError(f'RNN input dtype ({x.dtype}) does not match weight dtype ({dtype}). '
-                             f'Convert input: input.to({dtype}), or convert model: model.to({x.dtype})')
-        if x.dim() != 3 - packed: raise RuntimeError(f'input must have {3 - packed} dimensions, got {x.dim()}')
+                             f'Convert input: input.to({dtype}), '
+                             f'or convert model: model.to({x.dtype})')
+        if x.dim() != 3 - packed:
+            raise RuntimeError(f'input must have {3 - packed} dimensions, got {x.dim()}')
         if x.shape[-1] != self.input_size:
             raise RuntimeError(f'input.size(-1) must be equal to input_size. '
                                f'Expected {self.input_size}, got {x.shape[-1]}')
@@ -115,7 +124,8 @@ class RecurrentBase(nn.Module):
         if hx is None: hx = x.new_zeros(size, dtype=dtype)
         if hx.shape != size: raise RuntimeError(f'Expected hidden size {size}, got {list(hx.shape)}')
         if hx.dtype != dtype:
-            raise RuntimeError(f'mat1 and mat2 must have the same dtype, but got {hx.dtype} and {dtype}')
+            raise RuntimeError('mat1 and mat2 must have the same dtype, '
+                               f'but got {hx.dtype} and {dtype}')
         if len(x) == 0: raise RuntimeError('Expected sequence length to be larger than 0 in RNN')
         return hx
 
@@ -124,11 +134,12 @@ class RecurrentBase(nn.Module):
         out = self.cells[k](x, h0)
         size = (*x.shape[:2], self.hidden_size)
         if out.shape != size:
-            raise RuntimeError(f'{type(self.cells[k]).__name__} must return the states h_1…h_T, {size}; got {tuple(out.shape)}')
+            name = type(self.cells[k]).__name__
+            raise RuntimeError(f'{name} must return h_1…h_T of shape {size}; got {tuple(out.shape)}')
         return out
 
     def _run(self, x: Tensor, h0: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        "All layers and directions: x (T, B, N), h0 (layers·directions, B, D) → output (T, B, directions·D), h_n like h0."
+        "All layers and directions: x (T, B, N), h0 → output (T, B, directions·D), h_n like h0."
         last = []
         for layer in range(self.num_layers):
             if layer: x = F.dropout(x, self.dropout, self.training)
@@ -143,7 +154,9 @@ class RecurrentBase(nn.Module):
             x = torch.cat([ahead, _flip(back, lengths)], -1)
         return x, torch.stack(last)
 
-    def _run_packed(self, packed: PackedSequence, hx: Tensor | None) -> tuple[PackedSequence, Tensor]:
+    def _run_packed(
+        self, packed: PackedSequence, hx: Tensor | None
+    ) -> tuple[PackedSequence, Tensor]:
         "A `PackedSequence` is padded in its sorted order, run with its lengths, and packed again."
         data, batch_sizes, order, back = packed
         if hx is not None and order is not None: hx = hx.index_select(1, order)
@@ -156,16 +169,19 @@ class RecurrentBase(nn.Module):
     @overload
     def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
     @overload
-    def forward(self, input: PackedSequence, hx: Tensor | None = None) -> tuple[PackedSequence, Tensor]: ...
+    def forward(
+        self, input: PackedSequence, hx: Tensor | None = None
+    ) -> tuple[PackedSequence, Tensor]: ...
 
     def forward(
         self,
-        input,      # (T, B, input_size); (B, T, input_size) if batch_first; (T, input_size); or a PackedSequence
-        hx=None,    # h_0 (layers·directions, B, hidden_size), without B for an unbatched input; None: learned, or zeros
-    ):
-        """The outputs of the last layer, in the form of the input, and the last states h_n, in the form of hx.
+        input: Tensor | PackedSequence,  # (T, B, N); (B, T, N) if batch_first; (T, N); or packed
+        hx: Tensor | None = None,        # h_0 (layers·directions, B, D), or without B as the input
+    ) -> tuple[Tensor | PackedSequence, Tensor]:  # output, in the input's form; h_n, in the form of hx
+        """The outputs (T, B, directions·D) of the last layer, and the last states h_n of all.
 
-        The outputs are (T, B, directions·hidden_size). Raises what nn.RNN raises, and `TypeError` for a state (h, c)."""
+        Without hx every cell starts from the learned h_0, or from zeros. Raises what nn.RNN raises, and
+        `TypeError` for a state (h, c)."""
         self.check_input(input)
         self._check_state(hx, input)
         if isinstance(input, PackedSequence): return self._run_packed(input, hx)
@@ -179,19 +195,21 @@ class RecurrentBase(nn.Module):
 
     def step(
         self,
-        x: Tensor,                      # (B, input_size), or (input_size,)
-        state: Tensor | None = None,    # (layers, B, hidden_size), or (layers, hidden_size): from the step before
-    ) -> tuple[Tensor, Tensor]:         # output (B, hidden_size), or (hidden_size,); the state for the next step
+        x: Tensor,                    # (B, input_size), or (input_size,)
+        state: Tensor | None = None,  # (layers, B, D), or (layers, D): as the step before returned it
+    ) -> tuple[Tensor, Tensor]:       # output (B, D), or (D,); the state for the next step
         "One time step of a stream. Raises `ValueError` if bidirectional, or for a whole sequence."
         name = type(self).__name__
         if self.bidirectional:
-            raise ValueError(f'{name}.step needs bidirectional=False: the backward direction would have to know the future')
+            raise ValueError(f'{name}.step needs bidirectional=False: '
+                             f'the backward direction would have to know the future')
         if x.dim() not in (1, 2):
-            raise ValueError(f'{name}.step takes one time step, (B, {self.input_size}) or ({self.input_size},), got '
-                             f'{tuple(x.shape)}; call {name} itself with a sequence')
+            raise ValueError(f'{name}.step takes one time step, (B, {self.input_size}) or '
+                             f'({self.input_size},), got {tuple(x.shape)}; '
+                             f'a sequence goes to {name} itself')
         time = 1 if self.batch_first and x.dim() == 2 else 0
-        output, state = self(x.unsqueeze(time), state)
-        return output.squeeze(time), state
+        output, h_n = self(x.unsqueeze(time), state)
+        return output.squeeze(time), h_n
 
     def extra_repr(self) -> str:
         "The sizes, and what differs from the defaults."
