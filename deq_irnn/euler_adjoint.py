@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'Activation', 'activation', 'plain_chain', 'euler_chain']
 
-# %% ../nbs/36_euler_adjoint.ipynb #a84bdf45
+# %% ../nbs/36_euler_adjoint.ipynb #416c33a1
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, Callable
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-# %% ../nbs/36_euler_adjoint.ipynb #df72b44f
+# %% ../nbs/36_euler_adjoint.ipynb #952251d5
 from .fixed_point import check_choice
 from .loop import eager
 
-# %% ../nbs/36_euler_adjoint.ipynb #0dd083e9
+# %% ../nbs/36_euler_adjoint.ipynb #102f1e37
 @dataclass(frozen=True)
 class Activation:
     "An elementwise function φ, and what the fast adjoint needs to know of it."
@@ -34,7 +34,7 @@ class Activation:
         "a ← φ(a), without autograd."
         return self.inplace(a) if self.inplace else a.copy_(self.fn(a))
 
-# %% ../nbs/36_euler_adjoint.ipynb #f93221f4
+# %% ../nbs/36_euler_adjoint.ipynb #b8613059
 def _d_tanh(y: Tensor) -> Tensor: return 1 - y*y
 def _d_sigmoid(y: Tensor) -> Tensor: return y - y*y
 
@@ -59,7 +59,7 @@ def activation(
     check_choice('nonlinearity', nonlinearity, ACTIVATIONS)
     return ACTIVATIONS[nonlinearity]
 
-# %% ../nbs/36_euler_adjoint.ipynb #930d9b20
+# %% ../nbs/36_euler_adjoint.ipynb #c448aa6a
 def plain_chain(
     p: Tensor,               # (T, B, D) W x_k + b
     h0: Tensor,              # (B, D)
@@ -78,7 +78,7 @@ def plain_chain(
         out.append(h)
     return torch.stack(out)
 
-# %% ../nbs/36_euler_adjoint.ipynb #cca2f367
+# %% ../nbs/36_euler_adjoint.ipynb #6d5a0826
 def _steps(eta: Tensor, alpha: Tensor) -> list[tuple[float, float]]:
     "(η_i, 1 − η_i α) of each Euler step, as numbers."
     decay = float(alpha)
@@ -108,7 +108,7 @@ def _forward_chain(
         h = h_t.sub_(h)
     return out
 
-# %% ../nbs/36_euler_adjoint.ipynb #98b51ce1
+# %% ../nbs/36_euler_adjoint.ipynb #92636c14
 def _replay(y: Tensor, before: Tensor, steps: list[tuple[float, float]], lift: float) -> Tensor:
     "s_0…s_{K−1} (K, n, D) of n tokens at once, from their outputs y (K, n, D) and h_{k−1} (n, D)."
     s = torch.empty_like(y, memory_format=torch.contiguous_format)
@@ -133,7 +133,7 @@ def _adjoint(
         torch.mul(first, lift, out=h).sub_(M[-1][t])            # s_0 = lift·h, and h_t = s_K − h
     return mu
 
-# %% ../nbs/36_euler_adjoint.ipynb #44ae522f
+# %% ../nbs/36_euler_adjoint.ipynb #78d80546
 def _dots(a: Tensor, b: Tensor) -> Tensor:
     "⟨a_i, b_i⟩ of each Euler step, (K,)."
     return torch.stack([torch.dot(u, v) for u, v in zip(a.flatten(1), b.flatten(1))])
@@ -164,7 +164,7 @@ def _backward_chain(
     g_alpha = -(eta*mu_s).sum().view_as(alpha)                  # ∂L/∂α = −Σ η_i μ·s
     return g_p, h, g_U, mu_y - alpha*mu_s, g_alpha              # ∂L/∂η_i = Σ μ·(y − αs)
 
-# %% ../nbs/36_euler_adjoint.ipynb #8abf09b4
+# %% ../nbs/36_euler_adjoint.ipynb #7fc609f6
 def _is_plain(t: Tensor) -> bool:
     "Is `t` numbers in memory, and no stand-in for many tensors (both of torch's vmaps make such)?"
     try: t.data_ptr()
@@ -201,10 +201,10 @@ class _EulerChain(torch.autograd.Function):
             found = iter(torch.autograd.grad(out, wanted, grad, create_graph=again))
         return *(next(found) if n else None for n in needed), None, None, None
 
-# %% ../nbs/36_euler_adjoint.ipynb #dc742137
+# %% ../nbs/36_euler_adjoint.ipynb #bc314642
 def _transformed(tensors: tuple[Tensor, ...]) -> bool:
     "Within a transformation of torch.func (vmap, grad, jvp, …), or in forward mode?"
-    if torch._C._are_functorch_transforms_active(): return True     # torch has no public name for it
+    if torch._C._are_functorch_transforms_active(): return True    # torch has no public name for it
     return any(forward_ad.unpack_dual(v).tangent is not None for v in tensors)
 
 @eager
