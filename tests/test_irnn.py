@@ -6,13 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd import forward_ad
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import (PackedSequence, pack_padded_sequence, pack_sequence,
+                                pad_packed_sequence)
 
 from deq_irnn.euler_adjoint import plain_chain
 from deq_irnn.irnn import ACTIVATIONS, LIFT, Activation, IRNN, IRNNCell, activation, euler_chain
 
 SOFTPLUS = Activation(F.softplus, lambda y: -torch.expm1(-y))
-EXP = Activation(lambda a: torch.exp(-a.abs()), lambda y: y)      # for values only: its "derivative" is its output itself
+EXP = Activation(lambda a: torch.exp(-a.abs()), lambda y: y)   # for values only: no true derivative
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +22,7 @@ def seeded():
 
 
 def naive(rnn, x, h):
-    "One layer, one direction, exactly as the paper writes it, in g: x (T, B, F), h (B, D) → h_1…h_T."
+    "One layer and direction as the paper writes it, in g: x (T, B, F), h (B, D) → h_1…h_T."
     cell, out = rnn.cells[0], []
     for x_k in x:
         g = h if cell.start == 'previous' else torch.zeros_like(h)
@@ -48,7 +49,8 @@ KINDS = itertools.product((1, 4), ('previous', 'zero'), ('relu', 'tanh', 'sigmoi
 OPTIONS = [dict(steps=k, start=s, nonlinearity=n) for k, s, n in KINDS]
 OPTIONS += [dict(bias=False), dict(alpha=.7, learn_alpha=True), dict(learn_eta=False), dict(eta=.3),
             dict(steps=3, eta=(.1, .2, .7)), dict(eta=1., alpha=1.), dict(nonlinearity=SOFTPLUS),
-            dict(nonlinearity=F.gelu), dict(nonlinearity=nn.PReLU(dtype=torch.float64)), dict(adjoint=False)]
+            dict(nonlinearity=F.gelu), dict(nonlinearity=nn.PReLU(dtype=torch.float64)),
+            dict(adjoint=False)]
 
 
 @pytest.mark.parametrize('options', OPTIONS, ids=str)
@@ -62,21 +64,26 @@ def test_gradients_equal_the_naive_loop(options, T, B):
 
 def chain_inputs(T=5, B=2, D=3, K=2):
     "p, h0, U, eta, alpha in float64, all of which want gradients."
-    found = torch.randn(T, B, D), torch.randn(B, D), torch.randn(D, D)/2, .3*torch.rand(K), torch.tensor([.9])
-    return [v.double().requires_grad_() for v in found]
+    found = dict(p=torch.randn(T, B, D), h0=torch.randn(B, D), U=torch.randn(D, D)/2,
+                 eta=.3*torch.rand(K), alpha=torch.tensor([.9]))
+    return [v.double().requires_grad_() for v in found.values()]
 
 
-@pytest.mark.parametrize('T, B, tile', [(1, 2, 512), (7, 3, 8), (9, 1, 4), (6, 5, 2), (600, 1, 512)])
+@pytest.mark.parametrize('T, B, tile', [(1, 2, 512), (7, 3, 8), (9, 1, 4), (6, 5, 2),
+                                        (600, 1, 512)])
 @pytest.mark.parametrize('lift', [1., 2.])
 def test_blocks_of_any_size(T, B, tile, lift):
     ins = chain_inputs(T, B)
     weight, tanh = torch.randn(T, B, 3, dtype=torch.float64), ACTIVATIONS['tanh']
     outs = euler_chain(*ins, tanh, lift, tile=tile), plain_chain(*ins, tanh, lift)
     torch.testing.assert_close(*outs, rtol=1e-12, atol=1e-14)
-    torch.testing.assert_close(*(torch.autograd.grad(out, ins, weight) for out in outs), rtol=1e-11, atol=1e-13)
+    gradients = (torch.autograd.grad(out, ins, weight) for out in outs)
+    torch.testing.assert_close(*gradients, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize('start, nonlinearity', [('previous', 'tanh'), ('zero', 'sigmoid'), ('previous', 'relu')])
+PAIRS = [('previous', 'tanh'), ('zero', 'sigmoid'), ('previous', 'relu')]
+
+@pytest.mark.parametrize('start, nonlinearity', PAIRS)
 def test_finite_differences_once_and_twice(start, nonlinearity):
     ins = chain_inputs(T=3)
     f = lambda *v: euler_chain(*v, activation(nonlinearity), LIFT[start])
@@ -86,7 +93,7 @@ def test_finite_differences_once_and_twice(start, nonlinearity):
 
 @pytest.mark.parametrize('adjoint', [True, False])
 def test_pieces_equal_the_whole_up_to_second_derivatives(adjoint):
-    "h0 of the second piece depends on the same weights: a gradient of the gradient must not count that path twice."
+    "h0 of the second piece depends on the same weights: that path must not be counted twice."
     ins = chain_inputs()
     chain = lambda p, h, U, e, a: euler_chain(p, h, U, e, a, ACTIVATIONS['tanh'], 2., adjoint)
     def pieces(p, h, *rest):
@@ -95,14 +102,16 @@ def test_pieces_equal_the_whole_up_to_second_derivatives(adjoint):
     found = []
     for f in (chain, pieces):
         once = torch.autograd.grad(f(*ins).square().sum(), ins, create_graph=True)
-        found.append((f(*ins), *once, *torch.autograd.grad(sum(g.square().sum() for g in once), ins)))
+        twice = torch.autograd.grad(sum(g.square().sum() for g in once), ins)
+        found.append((f(*ins), *once, *twice))
     for a, b in zip(*found): torch.testing.assert_close(a, b)
 
 
 def test_jacobian_is_lift_M_minus_I():
     D = 6
     for start, lift in LIFT.items():
-        cell = IRNNCell(2, D, steps=4, nonlinearity='tanh', start=start, eta=.4, dtype=torch.float64)
+        options = dict(steps=4, nonlinearity='tanh', eta=.4, dtype=torch.float64)
+        cell = IRNNCell(2, D, start=start, **options)
         x, h = torch.randn(1, 1, 2, dtype=torch.float64), torch.randn(D, dtype=torch.float64)
         J = torch.autograd.functional.jacobian(lambda v: cell(x, v[None])[0, 0], h)
         with torch.no_grad():
@@ -119,7 +128,7 @@ def test_at_rest_the_jacobian_is_minus_one():
     with torch.no_grad(): cell.weight_hh.mul_(.8/torch.linalg.matrix_norm(cell.weight_hh, 2))
     x, h = torch.ones(3, 1, 2, dtype=torch.float64), torch.randn(1, 6, dtype=torch.float64)
     J = torch.autograd.functional.jacobian(lambda h: cell(x, h)[-1, 0], h)
-    torch.testing.assert_close(J[:, 0], -torch.eye(6, dtype=torch.float64))      # three steps: (−1)³
+    torch.testing.assert_close(J[:, 0], -torch.eye(6, dtype=torch.float64))    # three steps: (−1)³
 
 
 def test_without_gradients_the_same_numbers_and_no_graph():
@@ -131,9 +140,10 @@ def test_without_gradients_the_same_numbers_and_no_graph():
 
 
 def test_a_derivative_that_returns_its_argument_does_no_harm():
-    phi = Activation(lambda a: torch.exp(a.clamp(max=2.)), lambda y: y)      # φ′ = φ below the clamp
+    phi = Activation(lambda a: torch.exp(a.clamp(max=2.)), lambda y: y)    # φ′ = φ below the clamp
     rnn = IRNN(3, 4, nonlinearity=phi, dtype=torch.float64)
-    x, h = (.1*torch.randn(size, dtype=torch.float64, requires_grad=True) for size in ((6, 2, 3), (2, 4)))
+    x, h = (.1*torch.randn(size, dtype=torch.float64) for size in ((6, 2, 3), (2, 4)))
+    x.requires_grad_(), h.requires_grad_()
     assert max(differences(rnn, x, h)) < 1e-12
 
 
@@ -148,7 +158,7 @@ def test_backward_twice_and_partial_gradients():
     assert rnn.cells[0].weight_ih.grad is not None and rnn.cells[0].weight_hh.grad is None
 
 
-# --- beside nn.RNN ---------------------------------------------------------------------------------------------------
+# --- beside nn.RNN --------------------------------------------------------------------------------
 
 NAMES = ('num_layers', 'bidirectional', 'batch_first', 'bias')
 NETS = [dict(zip(NAMES, kind)) for kind in itertools.product((1, 3), *[(False, True)]*3)]
@@ -163,7 +173,8 @@ def shapes(result):
 @pytest.mark.parametrize('options', NETS, ids=str)
 def test_same_shapes_as_rnn(options):
     theirs, ours = nn.RNN(5, 6, **options), IRNN(5, 6, **options)
-    x, h = torch.randn(4, 3, 5), torch.randn(len(ours.cells), 3 if not options['batch_first'] else 4, 6)
+    B = 4 if options['batch_first'] else 3
+    x, h = torch.randn(4, 3, 5), torch.randn(len(ours.cells), B, 6)
     lengths = [2, 3, 1, 3] if options['batch_first'] else [2, 4, 1]
     packed = pack_padded_sequence(x, lengths, options['batch_first'], enforce_sorted=False)
     for args in ((x,), (x, h), (x[0],), (x[0], h[:, 0]), (packed,), (packed, h)):
@@ -226,7 +237,7 @@ def test_own_wrong_arguments_are_named(wrong, words):
     with pytest.raises((ValueError, TypeError), match=words): IRNN(5, 6, **wrong)
 
 
-# --- numbers of the plumbing -----------------------------------------------------------------------------------------
+# --- numbers of the plumbing ----------------------------------------------------------------------
 
 @pytest.mark.parametrize('options', NETS, ids=str)
 @pytest.mark.parametrize('lengths', [[5, 4, 2, 1], [2, 5, 1, 5]], ids=str)
@@ -240,17 +251,20 @@ def test_packed_equals_each_sequence_alone(options, lengths):
     for i, (o, hi) in enumerate(alone):
         torch.testing.assert_close(out[:lengths[i], i], o)
         torch.testing.assert_close(h_n[:, i], hi)
-    together = torch.autograd.grad(h_n.square().sum() + out.square().sum(), sequences)
-    single = torch.autograd.grad(sum(hi.square().sum() + o.square().sum() for o, hi in alone), sequences)
+    size = lambda *tensors: sum(v.square().sum() for v in tensors)
+    together = torch.autograd.grad(size(h_n, out), sequences)
+    single = torch.autograd.grad(sum(size(*pair) for pair in alone), sequences)
     for a, b in zip(together, single): torch.testing.assert_close(a, b)
 
 
 def test_layers_and_directions_are_what_they_say():
     "Two layers, two directions, by hand: flip, run, flip back, concatenate."
-    rnn, x, h = IRNN(3, 4, num_layers=2, bidirectional=True), torch.randn(5, 2, 3), torch.randn(4, 2, 4)
+    rnn = IRNN(3, 4, num_layers=2, bidirectional=True)
+    x, h = torch.randn(5, 2, 3), torch.randn(4, 2, 4)
     y, last = x, []
     for layer in range(2):
-        ahead, back = rnn.cells[2*layer](y, h[2*layer]), rnn.cells[2*layer + 1](y.flip(0), h[2*layer + 1])
+        k = 2*layer
+        ahead, back = rnn.cells[k](y, h[k]), rnn.cells[k + 1](y.flip(0), h[k + 1])
         y = torch.cat([ahead, back.flip(0)], -1)
         last += [ahead[-1], back[-1]]
     out, h_n = rnn(x, h)
@@ -259,7 +273,8 @@ def test_layers_and_directions_are_what_they_say():
 
 
 def test_batch_first_unbatched_and_default_state():
-    rnn, first, x = IRNN(3, 4, num_layers=2), IRNN(3, 4, num_layers=2, batch_first=True), torch.randn(5, 2, 3)
+    rnn, first = IRNN(3, 4, num_layers=2), IRNN(3, 4, num_layers=2, batch_first=True)
+    x = torch.randn(5, 2, 3)
     first.load_state_dict(rnn.state_dict())
     out, h = rnn(x)
     torch.testing.assert_close(first(x.transpose(0, 1))[0], out.transpose(0, 1))
@@ -276,7 +291,7 @@ def test_dropout_between_layers_in_training_only():
     rnn.eval()
     assert torch.equal(rnn(x)[0], rnn(x)[0])
     one = IRNN(3, 4, num_layers=2, dropout=1.)
-    torch.testing.assert_close(one(x)[0], one(torch.randn(5, 2, 3))[0])   # nothing of the input is left
+    torch.testing.assert_close(one(x)[0], one(torch.randn(5, 2, 3))[0])    # nothing is left
 
 
 def test_copies_saves_moves():
@@ -323,7 +338,7 @@ def test_autocast():
 
 
 def test_positional_arguments_as_in_rnn():
-    "The fourth is the nonlinearity, then bias, batch_first, dropout, bidirectional; ours by keyword alone."
+    "nonlinearity is the fourth, then bias, batch_first, dropout, bidirectional; ours by keyword."
     theirs, ours = (make(5, 6, 2, 'tanh', False, True, .5, True) for make in (nn.RNN, IRNN))
     for name in ('num_layers', 'nonlinearity', 'bias', 'batch_first', 'dropout', 'bidirectional'):
         found = ours.cells[0].nonlinearity if name == 'nonlinearity' else getattr(ours, name)
@@ -336,10 +351,10 @@ def test_initial_values_are_those_given_in_every_dtype():
     cell = IRNN(3, 4, eta=.1, alpha=.7, dtype=torch.float64).cells[0]
     assert cell.eta.tolist() == [.1]*5 and cell.alpha.tolist() == [.7]
     assert IRNN(3, 4, steps=2, eta=torch.tensor([.25, .5])).cells[0].eta.tolist() == [.25, .5]
-    assert all(p.dim() > 0 for p in IRNN(3, 4).parameters())                   # FSDP2 shards no scalars
+    assert all(p.dim() > 0 for p in IRNN(3, 4).parameters())          # FSDP2 shards no scalars
 
 
-# --- what else torch can do with a module -----------------------------------------------------------
+# --- what else torch can do with a module ---------------------------------------------------------
 
 @pytest.mark.parametrize('nonlinearity', ['relu', 'tanh', F.silu])
 def test_no_sequences_forward_and_backward(nonlinearity):
@@ -354,7 +369,7 @@ def test_no_sequences_forward_and_backward(nonlinearity):
 
 
 def test_the_result_may_be_changed_in_place():
-    rnn, x = IRNN(3, 4, nonlinearity='tanh', dtype=torch.float64), torch.randn(5, 2, 3, dtype=torch.float64)
+    rnn, x = IRNN(3, 4, nonlinearity='tanh').double(), torch.randn(5, 2, 3).double()
     found = []
     for relu in (torch.relu, torch.relu_):
         rnn.zero_grad()
@@ -365,7 +380,7 @@ def test_the_result_may_be_changed_in_place():
 
 def test_gradients_of_each_sample():
     "vmap of grad: as one after the other."
-    rnn, x = IRNN(3, 4, num_layers=2, nonlinearity='tanh', dtype=torch.float64), torch.randn(5, 6, 3).double()
+    rnn, x = IRNN(3, 4, 2, nonlinearity='tanh').double(), torch.randn(5, 6, 3).double()
     weights = {name: p.detach() for name, p in rnn.named_parameters()}
     loss = lambda weights, x: torch.func.functional_call(rnn, weights, (x,))[0].square().sum()
     each = torch.func.vmap(torch.func.grad(loss), (None, 1))(weights, x)
@@ -379,13 +394,14 @@ def test_gradients_of_each_sample():
 
 
 def test_forward_mode_and_function_transforms():
-    rnn, x = IRNN(3, 4, nonlinearity='tanh', dtype=torch.float64), torch.randn(5, 2, 3, dtype=torch.float64)
+    rnn, x = IRNN(3, 4, nonlinearity='tanh').double(), torch.randn(5, 2, 3).double()
     f, v = lambda x: rnn(x)[0].sum(0), torch.randn_like(x)
     true = torch.autograd.functional.jacobian(f, x)
-    for jacobian in (torch.func.jacfwd, torch.func.jacrev): torch.testing.assert_close(jacobian(f)(x), true)
-    vectorized = lambda **options: torch.autograd.functional.jacobian(f, x, vectorize=True, **options)
-    torch.testing.assert_close(vectorized(), true)
-    torch.testing.assert_close(vectorized(strategy='forward-mode'), true)
+    for jacobian in (torch.func.jacfwd, torch.func.jacrev):
+        torch.testing.assert_close(jacobian(f)(x), true)
+    for strategy in ('reverse-mode', 'forward-mode'):
+        found = torch.autograd.functional.jacobian(f, x, vectorize=True, strategy=strategy)
+        torch.testing.assert_close(found, true)
     out, grads = f(x.requires_grad_()), torch.randn(3, 2, 4, dtype=torch.float64)
     found, = torch.autograd.grad(out, x, grads, is_grads_batched=True)
     torch.testing.assert_close(found, torch.einsum('gbd,bdtcn->gtcn', grads, true))
@@ -413,7 +429,8 @@ def test_compiled(grad):
 
 
 def test_activation_by_name_function_or_object():
-    assert activation('relu') is activation(torch.relu) is ACTIVATIONS['relu'] and activation(SOFTPLUS) is SOFTPLUS
+    assert activation('relu') is activation(torch.relu) is ACTIVATIONS['relu']
+    assert activation(SOFTPLUS) is SOFTPLUS
     assert activation(F.gelu).derivative is None
     a = torch.tensor([-2., -.5, .5, 2.], requires_grad=True)
     for phi in (*ACTIVATIONS.values(), SOFTPLUS):

@@ -98,7 +98,8 @@ def test_the_function_that_makes_cells_is_called_for_each_and_not_kept():
 
 
 def test_cells_without_parameters_in_both_directions():
-    net, x = RecurrentBase(3, 3, bidirectional=True, make_cell=lambda size: Sum()), torch.randn(4, 2, 3)
+    net = RecurrentBase(3, 3, bidirectional=True, make_cell=lambda size: Sum())
+    x = torch.randn(4, 2, 3)
     out, h_n = net(x)
     torch.testing.assert_close(out[..., :3], x.cumsum(0))
     torch.testing.assert_close(out[..., 3:], x.flip(0).cumsum(0).flip(0))
@@ -109,7 +110,8 @@ def test_wrong_arguments_are_named():
     make = dict(make_cell=lambda size: Sum())
     with pytest.raises(TypeError, match='make_cell'): RecurrentBase(3, 3)
     with pytest.raises(TypeError, match='make_cell.*Sum'): RecurrentBase(3, 3, make_cell=[Sum()])
-    with pytest.raises(TypeError, match='not a Module'): RecurrentBase(3, 3, make_cell=lambda size: size)
+    with pytest.raises(TypeError, match='not a Module'):
+        RecurrentBase(3, 3, make_cell=lambda size: size)
     with pytest.raises(TypeError, match='learn_h0'): RecurrentBase(3, 3, learn_h0='yes', **make)
     with pytest.raises(TypeError, match='Sum.*reset_parameters'):
         RecurrentBase(3, 3, **make).reset_parameters()
@@ -124,7 +126,7 @@ def test_states_of_a_wrong_shape_are_refused():
         RecurrentBase(3, 5, make_cell=lambda size: Same())(torch.randn(4, 2, 3))
 
 
-# --- a state of nn.LSTM ----------------------------------------------------------------------------
+# --- a state of nn.LSTM ---------------------------------------------------------------------------
 
 @pytest.mark.parametrize('make', [lambda: Ours(5, 6, 2), lambda: IRNN(5, 6, 2)])
 def test_the_state_of_an_lstm_is_refused_with_what_to_write(make):
@@ -137,7 +139,7 @@ def test_the_state_of_an_lstm_is_refused_with_what_to_write(make):
     with pytest.raises(TypeError, match='got tuple'): rnn.step(x[0], (h, h))
 
 
-# --- a learned start -------------------------------------------------------------------------------
+# --- a learned start ------------------------------------------------------------------------------
 
 def test_learned_start():
     rnn, x = Ours(5, 6, 2, bidirectional=True, learn_h0=True), torch.randn(4, 3, 5)
@@ -153,7 +155,7 @@ def test_learned_start():
     assert rnn.h_0.grad.abs().min() > 0
     other = Ours(5, 6, 2, bidirectional=True, learn_h0=True)
     assert not torch.equal(other(x)[0], rnn(x)[0])
-    other.load_state_dict(rnn.state_dict())                                    # it is in checkpoints
+    other.load_state_dict(rnn.state_dict())                  # it is in checkpoints
     assert torch.equal(other(x)[0], rnn(x)[0])
     assert torch.equal(copy.deepcopy(rnn)(x)[0], rnn(x)[0])
     rnn.reset_parameters()
@@ -182,7 +184,7 @@ def test_learned_start_of_another_dtype_and_on_meta():
     assert not empty.h_0.any() and torch.isfinite(empty(torch.randn(5, 2, 3))[0]).all()
 
 
-# --- a stream --------------------------------------------------------------------------------------
+# --- a stream -------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('first', [False, True])
 @pytest.mark.parametrize('learn', [False, True])
@@ -207,7 +209,7 @@ def test_stream_refuses_what_has_none():
     with pytest.raises(ValueError, match=r'one time step.*\(7, 3, 5\)'): Ours(5, 6).step(x)
 
 
-# --- open to subclasses ----------------------------------------------------------------------------
+# --- open to subclasses ---------------------------------------------------------------------------
 
 def test_a_subclass_may_look_at_the_input():
     class Picky(Ours):
