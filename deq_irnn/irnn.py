@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# %% ../nbs/06_irnn.ipynb #e66fed3b
+# %% ../nbs/06_irnn.ipynb #abe4994e
 from .fixed_point import check_choice, check_positive
 from .euler_adjoint import ACTIVATIONS, Activation, activation, euler_chain
 from .recurrent import RecurrentBase
 
-# %% ../nbs/06_irnn.ipynb #8a303313
+# %% ../nbs/06_irnn.ipynb #5b236100
 _all_ = ['ACTIVATIONS', 'Activation', 'activation', 'euler_chain', 'RecurrentBase']
 
 # %% ../nbs/06_irnn.ipynb #f90ada49

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RecurrentBase']
 
-# %% ../nbs/32_recurrent.ipynb #0b10949d
+# %% ../nbs/32_recurrent.ipynb #b86c3502
 from typing import Callable, overload
 
 import torch
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-# %% ../nbs/32_recurrent.ipynb #c4a6748e
+# %% ../nbs/32_recurrent.ipynb #4c848fe2
 def _flip(x: Tensor, lengths: Tensor | None) -> Tensor:
     """x (T, B, …) backwards in time.
 
@@ -28,7 +28,7 @@ def _last(x: Tensor, lengths: Tensor | None) -> Tensor:
     if lengths is None: return x[-1]
     return x[lengths - 1, torch.arange(x.shape[1], device=x.device)]
 
-# %% ../nbs/32_recurrent.ipynb #29852a87
+# %% ../nbs/32_recurrent.ipynb #70f6d523
 class RecurrentBase(nn.Module):
     """The plumbing of nn.RNN around any cell, in all its forms: `output, h_n = rnn(input, hx)`.
 
