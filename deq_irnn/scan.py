@@ -17,15 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# %% ../nbs/05_scan.ipynb #ec6cf091
+# %% ../nbs/05_scan.ipynb #b471aab7
 from .fixed_point import at_least_float32
 
 # %% ../nbs/05_scan.ipynb #d51e3e9a
 class Coefficient:
     """What a scan must know of one kind of a_t in h_t = a_t h_{t−1} + b_t.
 
-    A subclass has `apply`, `compose` and `adjoint`; everything else has a default. It holds no tensors:
-    the coefficient `a` is handed to each method. `a[t]` are those of step t, or, if `constant`, `a` itself."""
+    A subclass has `apply`, `compose` and `adjoint`; everything else has a default. It holds no
+    tensors: the coefficient `a` is handed to each method. `a[t]` are those of step t, or, if `constant`,
+    `a` itself."""
     constant: bool = False  # a is the same in all steps, and has no time axis
 
     def apply(self, a:Any, h:Tensor) -> Tensor:
@@ -39,6 +40,11 @@ class Coefficient:
     def adjoint(self, a:Any) -> Any:
         "The (conjugate) transpose of each a."
         raise NotImplementedError(f'{type(self).__name__} needs adjoint(a)')
+
+    @property
+    def transposed(self) -> 'Coefficient':
+        "The kind that adjoints are of."
+        return self
 
     def power(self, a:Any, n:int) -> Any:
         "The product of n times the same a, by squaring."
@@ -71,7 +77,7 @@ class Coefficient:
         "Write all states to `out`."
         scan_into(self, a, b, h0, out, way)
 
-# %% ../nbs/05_scan.ipynb #26dccedc
+# %% ../nbs/05_scan.ipynb #75c7ce5a
 class Diagonal(Coefficient):
     "a (T, B, D): one number for each unit."
     def apply(self, a:Tensor, h:Tensor) -> Tensor:
@@ -104,7 +110,7 @@ class FixedDiagonal(Diagonal):
         "aⁿ."
         return torch.pow(a, n)
 
-# %% ../nbs/05_scan.ipynb #b094bc83
+# %% ../nbs/05_scan.ipynb #808bee77
 @dataclass(frozen=True)
 class Direction:
     "Forward or backward in time: where the first steps lie, and the rest."
@@ -244,7 +250,7 @@ class LinearScan(torch.autograd.Function):
         g_a = None
         if ctx.needs_input_grad[1]:
             g_a = kind.gradient(a, lam, _states_before(states[0], states[1], way))
-        g_h0 = kind.apply(kind.adjoint(kind.part(a, way.first)), lam[way.first])
+        g_h0 = kind.transposed.apply(kind.adjoint(kind.part(a, way.first)), lam[way.first])
         return None, g_a, lam, g_h0, None
 
 class AdjointScan(torch.autograd.Function):
@@ -256,7 +262,7 @@ class AdjointScan(torch.autograd.Function):
         out[back.first] = g[back.first]
         a_next, rest = kind.part(a, back.head(T, T - 1)), back.tail(T, 1)
         with torch.autocast(g.device.type, enabled=False):
-            kind.run(kind.adjoint(a_next), g[rest], g[back.first], out[rest], back)
+            kind.transposed.run(kind.adjoint(a_next), g[rest], g[back.first], out[rest], back)
         return out
 
     @staticmethod
@@ -273,7 +279,7 @@ class AdjointScan(torch.autograd.Function):
         if not ctx.needs_input_grad[1]: return None, None, u, None
         return None, ctx.kind.gradient(a, lam, _states_before(u, start, ctx.way)), u, None
 
-# %% ../nbs/05_scan.ipynb #39218b37
+# %% ../nbs/05_scan.ipynb #01e65d82
 def checked_start(
     b:Tensor,  # (T, B, D)
     h0:Tensor | None,  # (B, D); zeros if None
@@ -389,8 +395,8 @@ def affine_scan(
     """h_t = a_t h_{t−1} + b_t.
 
     Differentiable to any order in a, b and h0; complex numbers too, if b is complex.
-    Half precision is summed in float32. No division, no logarithm: it overflows only where the recurrence does.
-    `ValueError` names a wrong argument."""
+    Half precision is summed in float32. No division, no logarithm: it overflows only where
+    the recurrence does. `ValueError` names a wrong argument."""
     x, h = checked_start(b, h0)
     T, B, D = b.shape
     kinds = {1: FixedDiagonal(), 2: FixedDense(), 3: Diagonal(), 4: Dense()}
@@ -404,7 +410,7 @@ def affine_scan(
         raise ValueError(f'a is complex ({a.dtype}), so b must be; got {b.dtype}')
     return linear_scan(kinds[a.dim()], a.to(x.dtype).expand(wanted), x, h, reverse).to(b.dtype)
 
-# %% ../nbs/05_scan.ipynb #b3a63a1f
+# %% ../nbs/05_scan.ipynb #7d16049f
 def turn(
     h:Tensor,  # (…, D), pairs (h[i], h[i + D/2])
     angle:Tensor,  # (…, D/2), in radians
