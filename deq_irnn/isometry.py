@@ -7,7 +7,7 @@ __all__ = ['TRANSITIONS', 'Transition', 'Sign', 'Rotation', 'InputRotation', 'Bl
            'quaternion_exp', 'quaternion_matrix', 'Exponential', 'Householder', 'MadeBlocks', 'Orthogonal',
            'make_transition']
 
-# %% ../nbs/07_isometry.ipynb #ee74b255
+# %% ../nbs/07_isometry.ipynb #cdc5e209
 import inspect
 import math
 from collections.abc import Callable
@@ -18,16 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# %% ../nbs/07_isometry.ipynb #d52461b8
+# %% ../nbs/07_isometry.ipynb #2cf04f4e
 from .fixed_point import check_positive
 from .scan import Coefficient, Direction, linear_scan, rotation_scan, scan_into, signed_scan, turn
 
-# %% ../nbs/07_isometry.ipynb #c1e3b18f
+# %% ../nbs/07_isometry.ipynb #b3ceed2c
 class Transition(nn.Module):
     """h_k = R_k h_{k−1} + b_k with orthogonal R_k: `forward` is all that a subclass must have.
 
-    What a chunk of time does to a state, R_T … R_1, is `summary`; the default sends the unit vectors
-    through `forward`, which costs hidden_size times as much."""
+    What a chunk of time does to a state, R_T … R_1, is `summary`; the default sends the unit
+    vectors through `forward`, which costs hidden_size times as much."""
     def __init__(self,
         input_size:int,  # N, features of the input that R_k may read
         hidden_size:int,  # D, units of the state
@@ -72,7 +72,7 @@ class Transition(nn.Module):
 
     def extra_repr(self) -> str: return f'{self.input_size}, {self.hidden_size}'
 
-# %% ../nbs/07_isometry.ipynb #2cc5e019
+# %% ../nbs/07_isometry.ipynb #0038ba06
 def _added(x:Tensor, b:Tensor | None, h0:Tensor) -> Tensor:
     "`b`, or zeros (T, B, D), which take no memory."
     return h0.new_zeros(()).expand(len(x), *h0.shape) if b is None else b
@@ -106,12 +106,12 @@ class Sign(Transition):
 
     def extra_repr(self) -> str: return f'{super().extra_repr()}, sign={self.sign}'
 
-# %% ../nbs/07_isometry.ipynb #bd5d1763
+# %% ../nbs/07_isometry.ipynb #0b5d9342
 class Rotation(Transition):
     """R turns the pairs (h[i], h[i + D/2]) by learned angles θ = exp(a), the same in all steps.
 
-    Angles begin log-spaced from 0.3/length to π. It is their logarithm that is learned: after T steps
-    a change of θ counts T times, and an optimiser that moves every weight by lr moves θ by lr·θ."""
+    Angles begin log-spaced from 0.3/length to π. It is their logarithm that is learned: after T
+    steps a change of θ counts T times, and an optimiser that moves every weight by lr moves θ by lr·θ."""
     def __init__(self,
         input_size:int,  # N; not read
         hidden_size:int,  # D, even
@@ -150,7 +150,7 @@ class Rotation(Transition):
         "The state turned by it."
         return turn(h.to(summary.dtype), summary).to(h.dtype)
 
-# %% ../nbs/07_isometry.ipynb #43f00b9d
+# %% ../nbs/07_isometry.ipynb #8de635d0
 class InputRotation(Rotation):
     "As `Rotation`, by angles that the input moves: θ(x) = exp(a) + Θ x, where Θ begins at 0."
     def __init__(self,
@@ -182,7 +182,7 @@ class InputRotation(Rotation):
         angle = self.angles(x)
         return angle.double().sum(0).remainder(2*math.pi).to(angle.dtype)
 
-# %% ../nbs/07_isometry.ipynb #096e6df7
+# %% ../nbs/07_isometry.ipynb #a978252e
 class Blocks(Coefficient):
     "a (T, 1 or B, d, d, D/d): a d×d matrix for each block; unit i of block j is h[j + i·D/d]."
     def __init__(self,
@@ -204,7 +204,7 @@ class Blocks(Coefficient):
         "Matrix times matrix in each block."
         columns, rows = later.unsqueeze(-2).unbind(-3), earlier.unsqueeze(-4).unbind(-3)
         product = columns[0]*rows[0]
-        for column, row in zip(columns[1:], rows[1:]): product = product.addcmul_(column, row)
+        for column, row in zip(columns[1:], rows[1:]): product = torch.addcmul(product, column, row)
         return product
 
     def adjoint(self, a:Tensor) -> Tensor:
@@ -220,7 +220,7 @@ class Blocks(Coefficient):
         "A matrix has d numbers for each unit."
         return self.block
 
-# %% ../nbs/07_isometry.ipynb #4ef0c501
+# %% ../nbs/07_isometry.ipynb #1a247a64
 def orthogonal_scan(
     R:Tensor,  # (T, B or 1, D/d, d, d), a d×d matrix for each block of the state
     b:Tensor | None,  # (T, B, D), what is added in each step; None: nothing
@@ -229,10 +229,11 @@ def orthogonal_scan(
 ) -> Tensor:  # (T, B, D), in the dtype of b
     """h_t = R_t h_{t−1} + b_t, in parallel over time; unit i of block j is h[j + i·D/d].
 
-    Differentiable to any order in R, b and h0. It is right for any matrices; if they are orthogonal, all singular
-    values of ∂h_m/∂h_n are 1. Half precision is summed in float32. `ValueError` names a wrong argument."""
+    Differentiable to any order in R, b and h0. It is right for any matrices; if they are orthogonal,
+    all singular values of ∂h_m/∂h_n are 1. Half precision is summed in float32.
+    `ValueError` names a wrong argument."""
     if b is None:
-        if h0 is None: raise ValueError('orthogonal_scan needs b or h0: with neither there is no state')
+        if h0 is None: raise ValueError('orthogonal_scan needs b or h0: it got neither')
         b = h0.new_zeros(()).expand(len(R), *h0.shape)
     wanted = f'R must have shape (T, B or 1, D/d, d, d) for b of shape (T, B, D) = {tuple(b.shape)}'
     if R.dim() != 5 or R.shape[3] != R.shape[4]: raise ValueError(f'{wanted}; got {tuple(R.shape)}')
@@ -242,9 +243,11 @@ def orthogonal_scan(
     high = torch.promote_types(torch.float32, b.dtype)
     return linear_scan(Blocks(d), R.to(high).movedim(2, -1).contiguous(), b, h0, reverse)
 
-# %% ../nbs/07_isometry.ipynb #e5620321
+# %% ../nbs/07_isometry.ipynb #e9914563
 class Parametrization:
-    "How an orthogonal matrix is made of numbers that may take any value. A subclass has `size`, `start` and a call."
+    """How an orthogonal matrix is made of numbers that may take any value.
+
+    A subclass has `size`, `start` and a call."""
     def size(self,
         block:int,  # d
     ) -> int:
@@ -275,7 +278,7 @@ class Parametrization:
         R, pull = found[0], found[1]
         return pull(Blocks(block).gradient(R, lam, past))[0]
 
-# %% ../nbs/07_isometry.ipynb #2552545e
+# %% ../nbs/07_isometry.ipynb #30808745
 def quaternion_exp(
     v:Tensor,  # (…, 3, n), axis times half of the angle
 ) -> Tensor:  # (…, 4, n), unit quaternions
@@ -287,10 +290,10 @@ def quaternion_matrix(
     q:Tensor,  # (…, 4, n)
     right:bool=False,  # the matrix of h ↦ h q instead of h ↦ q h
 ) -> Tensor:  # (…, 4, 4, n)
-    "Multiplication by a quaternion as a matrix; row i holds the component q[i ^ j] in column j, with a sign."
+    "Multiplication by a quaternion as a matrix: entry (i, j) is the component i ^ j, with a sign."
     index = torch.tensor([i ^ j for i in range(4) for j in range(4)], device=q.device)
     minus = (1, 2, 3, 6, 11, 13) if not right else (1, 2, 3, 7, 9, 14)
-    signs = torch.tensor([-1. if k in minus else 1. for k in range(16)], device=q.device, dtype=q.dtype)
+    signs = q.new_tensor([-1. if k in minus else 1. for k in range(16)])
     return (q.index_select(-2, index)*signs[:, None]).unflatten(-2, (4, 4))
 
 @dataclass(frozen=True)
@@ -310,7 +313,8 @@ class Exponential(Parametrization):
         if block == 3:
             q = quaternion_exp(numbers/2)
             back = torch.cat((q[..., :1, :], -q[..., 1:, :]), -2)
-            return multiply(quaternion_matrix(q), quaternion_matrix(back, right=True))[..., 1:, 1:, :]
+            R = multiply(quaternion_matrix(q), quaternion_matrix(back, right=True))
+            return R[..., 1:, 1:, :]
         if block == 4:
             p, q = quaternion_exp(numbers[..., :3, :]/2), quaternion_exp(numbers[..., 3:, :]/2)
             return multiply(quaternion_matrix(p), quaternion_matrix(q, right=True))
@@ -320,10 +324,10 @@ class Exponential(Parametrization):
         A = (A - A.transpose(-2, -3)).movedim(-1, -3).contiguous()
         return torch.linalg.matrix_exp(A).movedim(-3, -1)
 
-# %% ../nbs/07_isometry.ipynb #8d14860d
+# %% ../nbs/07_isometry.ipynb #4f1f93ae
 @dataclass(frozen=True)
 class Householder(Parametrization):
-    "R = a product of reflections I − 2vvᵀ/‖v‖², applied in turn; an even number of them makes a rotation."
+    "R = a product of reflections I − 2vvᵀ/‖v‖², applied in turn; an even number makes a rotation."
     reflections: int = 2
 
     def __post_init__(self): check_positive('reflections', self.reflections, integer=True)
@@ -339,11 +343,11 @@ class Householder(Parametrization):
     def units(self,
         numbers:Tensor,  # (…, size, n)
         block:int,  # d
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:  # u of each reflection (…, d, n), √2/‖v‖ (…, 1, n)
-        "The vectors, scaled to length √2, and by how much."
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:  # each (…, d, n), and (…, 1, n)
+        "The vectors of the reflections, scaled to length √2, and by how much."
         v = numbers.unflatten(-2, (self.reflections, block))
         squares = (v*v).sum(-2, keepdim=True).clamp_min(torch.finfo(v.dtype).tiny)
-        scale = math.sqrt(2)*squares.rsqrt()
+        scale = (2/squares).sqrt()              # √2 in float32 would be off in one direction, each time
         return (v*scale).unbind(-3), scale.unbind(-3)
 
     def __call__(self, numbers:Tensor, block:int) -> Tensor:
@@ -372,7 +376,7 @@ class Householder(Parametrization):
             mu = torch.addcmul(mu, u, reached, value=-1)
         return torch.cat(found[::-1], -2)
 
-# %% ../nbs/07_isometry.ipynb #a7062715
+# %% ../nbs/07_isometry.ipynb #898ae00a
 @dataclass(frozen=True)
 class MadeBlocks(Coefficient):
     "a (T, B, size, D/d): the numbers of a parametrization; matrices are made of them tile by tile."
@@ -417,9 +421,12 @@ class MadeBlocks(Coefficient):
         for t in way.tiles(len(b), self.tile(b)):
             h0 = scan_into(Blocks(self.block), self.matrices(a[t]), b[t], h0, out[t], way)
 
-# %% ../nbs/07_isometry.ipynb #e1e3ca59
+# %% ../nbs/07_isometry.ipynb #e1906793
 class Orthogonal(Transition):
-    "R(x): a dense orthogonal matrix for each block of units, made from the input; unit i of block j is h[j + i·D/block]."
+    """R(x): a dense orthogonal matrix for each block of units, made from the input.
+
+    Unit i of block j is h[j + i·D/block]. `Householder(2)`, the default, turns each block in one plane per
+    step; `Householder(4)` or `Exponential()` reach more rotations in one step, and take longer."""
     def __init__(self,
         input_size:int,  # N
         hidden_size:int,  # D, a multiple of block
@@ -433,7 +440,7 @@ class Orthogonal(Transition):
         super().__init__(input_size, hidden_size, length=length, device=device, dtype=dtype)
         check_positive('block', block, integer=True)
         if block < 2 or hidden_size % block:
-            raise ValueError(f'block must be at least 2 and divide hidden_size={hidden_size}; got {block}')
+            raise ValueError(f'block must be at least 2 and divide {hidden_size=}; got {block}')
         if not isinstance(parametrization, Parametrization):
             raise TypeError(f'parametrization must be a Parametrization; got {parametrization!r}')
         self.block = block
@@ -445,7 +452,8 @@ class Orthogonal(Transition):
 
     def reset_parameters(self) -> None:
         "The bias where the parametrization begins, weights normal with variance 1/input_size."
-        begin = [self.kind.parametrization.start(self.block) for _ in range(self.hidden_size//self.block)]
+        start, blocks = self.kind.parametrization.start, self.hidden_size//self.block
+        begin = [start(self.block) for _ in range(blocks)]
         with torch.no_grad(): self.bias.copy_(torch.stack(begin, -1).flatten())
         nn.init.normal_(self.weight, std=self.input_size**-.5)
 
@@ -485,7 +493,7 @@ class Orthogonal(Transition):
         made_by = self.kind.parametrization
         return f"{super().extra_repr()}, block={self.block}, parametrization={made_by}"
 
-# %% ../nbs/07_isometry.ipynb #ed9c752d
+# %% ../nbs/07_isometry.ipynb #fa180724
 TRANSITIONS: dict[str, Callable[..., Transition]] = {
     'minus': Sign,
     'plus': partial(Sign, sign=1),
@@ -495,7 +503,7 @@ TRANSITIONS: dict[str, Callable[..., Transition]] = {
 }
 
 def make_transition(
-    spec:str | Callable[..., Transition],  # a name of `TRANSITIONS`, or a function (input_size, hidden_size) → `Transition`
+    spec:str | Callable[..., Transition],  # a name, or a function (input_size, hidden_size) → `Transition`
     input_size:int,  # N
     hidden_size:int,  # D
     *,
@@ -503,24 +511,22 @@ def make_transition(
     device:torch.device | str | None=None,  # of the weights
     dtype:torch.dtype | None=None,  # of the weights
 ) -> Transition:
-    """A new transition. `length`, `device`, `dtype` are handed to functions that name them.
+    """A new transition. `length`, `device` and `dtype` are handed to functions that name them.
 
-    `ValueError` for an unknown name, `TypeError` for something else: a transition that is made already would be shared by all layers."""
-    if isinstance(spec, str):
-        if spec not in TRANSITIONS:
-            names = ', '.join(map(repr, TRANSITIONS))
-            raise ValueError(f'transition must be one of {names}, or a function that makes one; got {spec!r}')
-        make = TRANSITIONS[spec]
-    elif isinstance(spec, nn.Module):
-        raise TypeError('transition must be a name or a function (input_size, hidden_size) → Transition, not one '
-                        f'that is made already, which all layers would share; got {spec!r}')
-    elif not callable(spec):
-        raise TypeError(f'transition must be a name or a function (input_size, hidden_size) → Transition; got {spec!r}')
-    else: make = spec
+    `ValueError` for an unknown name; `TypeError` for what makes no transition, and for one that is made already."""
+    names = ', '.join(map(repr, TRANSITIONS))
+    wanted = f'{names}, or a function (input_size, hidden_size) → Transition'
+    if isinstance(spec, str) and spec not in TRANSITIONS:
+        raise ValueError(f'transition must be one of {wanted}; got {spec!r}')
+    if isinstance(spec, nn.Module):
+        raise TypeError(f'transition must be one of {wanted}, not one that all layers would share; got {spec!r}')
+    if not isinstance(spec, str) and not callable(spec):
+        raise TypeError(f'transition must be one of {wanted}; got {spec!r}')
+    make = TRANSITIONS[spec] if isinstance(spec, str) else spec
+    named = inspect.signature(make).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in named.values())
     options = dict(length=length, device=device, dtype=dtype)
-    known = inspect.signature(make).parameters
-    anything = any(p.kind is p.VAR_KEYWORD for p in known.values())
-    made = make(input_size, hidden_size, **{k: v for k, v in options.items() if anything or k in known})
+    made = make(input_size, hidden_size, **{k: v for k, v in options.items() if takes_all or k in named})
     if not isinstance(made, Transition):
         raise TypeError(f'transition must make a Transition; {spec!r} made {type(made).__name__}')
     return made.to(device=device, dtype=dtype)

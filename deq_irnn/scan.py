@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# %% ../nbs/05_scan.ipynb #b471aab7
+# %% ../nbs/05_scan.ipynb #592fac5b
 from .fixed_point import at_least_float32
 
 # %% ../nbs/05_scan.ipynb #d51e3e9a
@@ -25,8 +25,8 @@ class Coefficient:
     """What a scan must know of one kind of a_t in h_t = a_t h_{t−1} + b_t.
 
     A subclass has `apply`, `compose` and `adjoint`; everything else has a default. It holds no
-    tensors: the coefficient `a` is handed to each method. `a[t]` are those of step t, or, if `constant`,
-    `a` itself."""
+    tensors: the coefficient `a` is handed to each method. Time comes first in it, then 1 or
+    B; a `constant` one has neither."""
     constant: bool = False  # a is the same in all steps, and has no time axis
 
     def apply(self, a:Any, h:Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class Coefficient:
         "Write all states to `out`."
         scan_into(self, a, b, h0, out, way)
 
-# %% ../nbs/05_scan.ipynb #75c7ce5a
+# %% ../nbs/05_scan.ipynb #025fc46b
 class Diagonal(Coefficient):
     "a (T, B, D): one number for each unit."
     def apply(self, a:Tensor, h:Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class FixedDiagonal(Diagonal):
         "aⁿ."
         return torch.pow(a, n)
 
-# %% ../nbs/05_scan.ipynb #808bee77
+# %% ../nbs/05_scan.ipynb #074719b9
 @dataclass(frozen=True)
 class Direction:
     "Forward or backward in time: where the first steps lie, and the rest."
@@ -228,6 +228,18 @@ def _states_before(h:Tensor, h0:Tensor, way:Direction) -> Tensor:
     "h_{t−1} for all t."
     return torch.cat((h[1:], h0[None]) if way.backward else (h0[None], h[:-1]))
 
+def _fold(x:Tensor, mapped:int | None, n:int, batch:int, size:int | None=None) -> Tensor:
+    "x with the dimension that `torch.vmap` maps (or n copies) taken into its dimension `batch`, of `size`."
+    x = x.unsqueeze(batch) if mapped is None else x.movedim(mapped, batch)
+    shape = list(x.shape)
+    shape[batch] = n
+    if size is not None: shape[batch + 1] = size
+    return x.expand(shape).flatten(batch, batch + 1)
+
+def _items(x:Tensor, mapped:int | None, n:int) -> Iterable[Tensor]:
+    "x for each of the n of `torch.vmap`."
+    return repeat(x, n) if mapped is None else x.movedim(mapped, 0)
+
 class LinearScan(torch.autograd.Function):
     "h_t = a_t h_{t−1} + b_t; its gradient is @eq-adjoint-scan of chapter 05."
     @staticmethod
@@ -252,6 +264,16 @@ class LinearScan(torch.autograd.Function):
             g_a = kind.gradient(a, lam, _states_before(states[0], states[1], way))
         g_h0 = kind.transposed.apply(kind.adjoint(kind.part(a, way.first)), lam[way.first])
         return None, g_a, lam, g_h0, None
+
+    @staticmethod
+    def vmap(info, in_dims, kind, a, b, h0, way):
+        n, (_, at, b_at, h_at, _) = info.batch_size, in_dims
+        if kind.constant and at is not None:                    # a constant of its own for each
+            items = zip(a.movedim(at, 0), _items(b, b_at, n), _items(h0, h_at, n))
+            return torch.stack([LinearScan.apply(kind, *x, way) for x in items]), 0
+        b, h0 = _fold(b, b_at, n, 1), _fold(h0, h_at, n, 0)
+        if not kind.constant: a = _fold(a, at, n, 1, len(h0)//n)
+        return LinearScan.apply(kind, a, b, h0, way).unflatten(1, (n, -1)), 1
 
 class AdjointScan(torch.autograd.Function):
     "λ_t = g_t + a_{t+1}ᵀ λ_{t+1}, the transpose of `LinearScan` in the direction `way`."
@@ -279,7 +301,17 @@ class AdjointScan(torch.autograd.Function):
         if not ctx.needs_input_grad[1]: return None, None, u, None
         return None, ctx.kind.gradient(a, lam, _states_before(u, start, ctx.way)), u, None
 
-# %% ../nbs/05_scan.ipynb #01e65d82
+    @staticmethod
+    def vmap(info, in_dims, kind, a, g, way):
+        n, (_, at, g_at, _) = info.batch_size, in_dims
+        if kind.constant and at is not None:
+            items = zip(a.movedim(at, 0), _items(g, g_at, n))
+            return torch.stack([AdjointScan.apply(kind, *x, way) for x in items]), 0
+        g = _fold(g, g_at, n, 1)
+        if not kind.constant: a = _fold(a, at, n, 1, g.shape[1]//n)
+        return AdjointScan.apply(kind, a, g, way).unflatten(1, (n, -1)), 1
+
+# %% ../nbs/05_scan.ipynb #93d052dc
 def checked_start(
     b:Tensor,  # (T, B, D)
     h0:Tensor | None,  # (B, D); zeros if None
@@ -410,7 +442,7 @@ def affine_scan(
         raise ValueError(f'a is complex ({a.dtype}), so b must be; got {b.dtype}')
     return linear_scan(kinds[a.dim()], a.to(x.dtype).expand(wanted), x, h, reverse).to(b.dtype)
 
-# %% ../nbs/05_scan.ipynb #7d16049f
+# %% ../nbs/05_scan.ipynb #d32795fc
 def turn(
     h:Tensor,  # (…, D), pairs (h[i], h[i + D/2])
     angle:Tensor,  # (…, D/2), in radians
