@@ -99,7 +99,7 @@ def test_every_length_up_to_200(kind):
 @pytest.mark.parametrize('kind', ['sign-', 'diagonal', 'units', 'matrix', 'matrices', 'angles', 'angle'])
 def test_tiles(kind, width, monkeypatch):
     "Few chunks side by side: so many tiles of time that each border lies somewhere inside."
-    monkeypatch.setattr(scan, '_width', lambda kind, b: width)
+    monkeypatch.setattr(scan.Coefficient, 'width', lambda kind, b: width)
     for T, reverse in itertools.product((5, 768, 769, 1000, 2000), (False, True)):
         a, b, h0 = coefficient(kind, T, 1, 2), torch.randn(T, 1, 2, dtype=F64), torch.randn(1, 2, dtype=F64)
         torch.testing.assert_close(run(kind, a, b, h0, reverse), naive(kind, a, b, h0, reverse), rtol=1e-9, atol=1e-9)
@@ -108,7 +108,7 @@ def test_tiles(kind, width, monkeypatch):
 @pytest.mark.parametrize('kind', ['sign-', 'diagonal', 'units', 'matrices', 'angles', 'angles T1', 'angle'])
 def test_gradients_in_tiles(kind, monkeypatch):
     "Without create_graph some gradients are computed tile by tile, too."
-    monkeypatch.setattr(scan, '_width', lambda kind, b: 12)
+    monkeypatch.setattr(scan.Coefficient, 'width', lambda kind, b: 12)
     for T, reverse in itertools.product((49, 50, 300), (False, True)):
         leaves, call = leaves_of(kind, T, 2, 4, True)
         weight = torch.randn(T, 2, 4, dtype=F64)
