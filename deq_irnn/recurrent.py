@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RecurrentBase']
 
-# %% ../nbs/32_recurrent.ipynb #4ee0afaf
+# %% ../nbs/32_recurrent.ipynb #b86c3502
 from typing import Callable, overload
 
 import torch
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-# %% ../nbs/32_recurrent.ipynb #e218e0b5
+# %% ../nbs/32_recurrent.ipynb #4c848fe2
 def _flip(x: Tensor, lengths: Tensor | None) -> Tensor:
     """x (T, B, …) backwards in time.
 
@@ -28,9 +28,9 @@ def _last(x: Tensor, lengths: Tensor | None) -> Tensor:
     if lengths is None: return x[-1]
     return x[lengths - 1, torch.arange(x.shape[1], device=x.device)]
 
-# %% ../nbs/32_recurrent.ipynb #644b99b1
+# %% ../nbs/32_recurrent.ipynb #70f6d523
 class RecurrentBase(nn.Module):
-    """The plumbing of nn.RNN around any cell: `output, h_n = rnn(input, hx)`, in all forms of nn.RNN.
+    """The plumbing of nn.RNN around any cell, in all its forms: `output, h_n = rnn(input, hx)`.
 
     `self.cells` holds one cell for each layer and direction, ordered as in h_n. A cell is a module:
     cell(x, h0) maps x (T, B, input_size) and h0 (B, hidden_size) to the states h_1…h_T
@@ -40,15 +40,15 @@ class RecurrentBase(nn.Module):
     def __init__(
         self,
         input_size: int,                        # N, features of the input
-        hidden_size: int,                       # D, numbers in the state of one layer and direction
+        hidden_size: int,                       # D, numbers in the state of a layer and direction
         num_layers: int = 1,                    # layers; each reads the outputs of the one before
-        bias: bool = True,                      # `self.bias`; what it means is make_cell's to say
-        batch_first: bool = False,              # input and output (B, T, …); h_0 and h_n do not change
-        dropout: float = 0.,                    # on the outputs of all layers but the last, in training
+        bias: bool = True,                      # `self.bias`; its meaning is make_cell's to say
+        batch_first: bool = False,              # input and output (B, T, …); not h_0 and h_n
+        dropout: float = 0.,                    # on all layers' outputs but the last's, in training
         bidirectional: bool = False,            # a second cell per layer, backwards in time
         *,
-        make_cell: Callable[[int], nn.Module],  # input_size of a layer → its cell; called here, not kept
-        learn_h0: bool = False,                 # a learned h_0, zeros at first, used where hx is None
+        make_cell: Callable[[int], nn.Module],  # input_size of a layer → its cell; not kept
+        learn_h0: bool = False,                 # learned h_0, zeros at first, where hx is None
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
@@ -108,7 +108,7 @@ class RecurrentBase(nn.Module):
                            f'but got {hx.dim()}-D tensor')
 
     def _initial(self, hx: Tensor | None, x: Tensor, batch: int, packed: bool = False) -> Tensor:
-        "h_0 (layers·directions, B, D), once it and x (T, B, N), or (tokens, N) if packed, are checked."
+        "h_0 (layers·directions, B, D), after a check of it and of x (T, B, N), or (tokens, N)."
         size = (len(self.cells), batch, self.hidden_size)
         dtype = next(self.parameters(), x).dtype
         if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
@@ -122,7 +122,8 @@ class RecurrentBase(nn.Module):
                                f'Expected {self.input_size}, got {x.shape[-1]}')
         if hx is None and self.h_0 is not None: hx = self.h_0[:, None].repeat(1, batch, 1)
         if hx is None: hx = x.new_zeros(size, dtype=dtype)
-        if hx.shape != size: raise RuntimeError(f'Expected hidden size {size}, got {list(hx.shape)}')
+        if hx.shape != size:
+            raise RuntimeError(f'Expected hidden size {size}, got {list(hx.shape)}')
         if hx.dtype != dtype:
             raise RuntimeError('mat1 and mat2 must have the same dtype, '
                                f'but got {hx.dtype} and {dtype}')
@@ -135,7 +136,7 @@ class RecurrentBase(nn.Module):
         size = (*x.shape[:2], self.hidden_size)
         if out.shape != size:
             name = type(self.cells[k]).__name__
-            raise RuntimeError(f'{name} must return h_1…h_T of shape {size}; got {tuple(out.shape)}')
+            raise RuntimeError(f'{name} must return h_1…h_T {size}; got {tuple(out.shape)}')
         return out
 
     def _run(self, x: Tensor, h0: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -177,11 +178,11 @@ class RecurrentBase(nn.Module):
         self,
         input: Tensor | PackedSequence,  # (T, B, N); (B, T, N) if batch_first; (T, N); or packed
         hx: Tensor | None = None,        # h_0 (layers·directions, B, D), or without B as the input
-    ) -> tuple[Tensor | PackedSequence, Tensor]:  # output, in the input's form; h_n, in the form of hx
+    ) -> tuple[Tensor | PackedSequence, Tensor]:  # output, h_n, in the forms of input and hx
         """The outputs (T, B, directions·D) of the last layer, and the last states h_n of all.
 
-        Without hx every cell starts from the learned h_0, or from zeros. Raises what nn.RNN raises, and
-        `TypeError` for a state (h, c)."""
+        Without hx every cell starts from the learned h_0, or from zeros. Raises what nn.RNN raises,
+        and `TypeError` for a state (h, c)."""
         self.check_input(input)
         self._check_state(hx, input)
         if isinstance(input, PackedSequence): return self._run_packed(input, hx)
@@ -196,7 +197,7 @@ class RecurrentBase(nn.Module):
     def step(
         self,
         x: Tensor,                    # (B, input_size), or (input_size,)
-        state: Tensor | None = None,  # (layers, B, D), or (layers, D): as the step before returned it
+        state: Tensor | None = None,  # (layers, B, D), or (layers, D): from the step before
     ) -> tuple[Tensor, Tensor]:       # output (B, D), or (D,); the state for the next step
         "One time step of a stream. Raises `ValueError` if bidirectional, or for a whole sequence."
         name = type(self).__name__
@@ -214,6 +215,7 @@ class RecurrentBase(nn.Module):
     def extra_repr(self) -> str:
         "The sizes, and what differs from the defaults."
         defaults = dict(num_layers=1, bias=True, batch_first=False, dropout=0., bidirectional=False)
-        given = {name: getattr(self, name) for name in defaults} | dict(learn_h0=self.h_0 is not None)
-        shown = [f'{k}={v}' for k, v in given.items() if v != defaults.get(k, False)]
+        given = {name: getattr(self, name) for name in defaults}
+        shown = [f'{name}={v}' for name, v in given.items() if v != defaults[name]]
+        if self.h_0 is not None: shown.append('learn_h0=True')
         return ', '.join([f'{self.input_size}, {self.hidden_size}', *shown])
