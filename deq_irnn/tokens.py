@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Tiles', 'Rest', 'Block', 'solve_block', 'TokenEquation', 'solve_tokens', 'token_equilibrium']
 
-# %% ../nbs/33_tokens.ipynb #e59a06fa
+# %% ../nbs/33_tokens.ipynb #88d221a4
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Literal
 
 import torch
 from torch import Tensor
 
-# %% ../nbs/33_tokens.ipynb #0727480a
+# %% ../nbs/33_tokens.ipynb #1dff4788
 from .fixed_point import Solution, Status, at_least_float32, check_choice, check_positive, report
 from .fixed_point import row_norm, wide_row_norm
 from .loop import eager
@@ -22,7 +22,7 @@ from .implicit import Implicit, equilibrium
 from .wellposed import reflect
 from .irnn import Activation
 
-# %% ../nbs/33_tokens.ipynb #6c42d65b
+# %% ../nbs/33_tokens.ipynb #5528b413
 @dataclass(frozen=True)
 class Tiles:
     "The reflected iteration on tiles of tokens: how the work is laid out. Changes the speed, not the answer."
@@ -41,7 +41,7 @@ class Tiles:
         "How many tokens a tile of `s` has: all of them on a GPU."
         return max(1, len(s) if s.is_cuda else self.size//max(1, s.shape[1]))
 
-# %% ../nbs/33_tokens.ipynb #def96c36
+# %% ../nbs/33_tokens.ipynb #08a092a4
 @dataclass
 class Rest:
     "How n tokens came to rest, one row each."
@@ -80,7 +80,7 @@ class Rest:
         "The largest gap with which a token counts as done: tol·size or atol."
         return (how.tol*self.size).clamp_min(how.atol)
 
-# %% ../nbs/33_tokens.ipynb #92b6ca68
+# %% ../nbs/33_tokens.ipynb #68684595
 def _sizes(
     w:Tensor,       # (n, d), whose size says whether quick norms will do
     *others:Tensor, # (n, d) each, not larger by orders of magnitude
@@ -95,7 +95,7 @@ def _sizes(
         for size, x in zip(sizes, (w, *others)): size[odd] = wide_row_norm(x[odd]).to(size.dtype)
     return sizes
 
-# %% ../nbs/33_tokens.ipynb #f809619a
+# %% ../nbs/33_tokens.ipynb #627a9c13
 @dataclass(frozen=True)
 class Block:
     "s = act(U s + p, *extra) for one block U of the matrix, and its reflected form w = 2 act(u) − u, u = w C + p V."
@@ -174,7 +174,7 @@ class Block:
         assert out is not None                                  # max_iter is at least 1
         return out
 
-# %% ../nbs/33_tokens.ipynb #fab3db58
+# %% ../nbs/33_tokens.ipynb #1eadd120
 def _find_kernel(
     tiles:Tiles,                # says whether it may be used
     act:Callable[..., Tensor],  # elementwise
@@ -213,7 +213,7 @@ def _first_pass(
         rest.put(t, block.iterate(start, q, e, how, min(tiles.first, how.max_iter)))
     return rest
 
-# %% ../nbs/33_tokens.ipynb #9f2264e0
+# %% ../nbs/33_tokens.ipynb #d5b03a59
 @torch.no_grad()
 def _judge(
     block:Block,
@@ -272,7 +272,7 @@ def solve_block(
     _judge(block, p, extra, rest, how, tile)
     return rest
 
-# %% ../nbs/33_tokens.ipynb #ede58544
+# %% ../nbs/33_tokens.ipynb #8c260492
 def _columns(
     x:Tensor,   # (N, D)
     heads:int,  # a divisor of D
@@ -388,7 +388,7 @@ class TokenEquation:
         report(solution, self.how.on_failure, self.what)
         return solution
 
-# %% ../nbs/33_tokens.ipynb #f6fe70c9
+# %% ../nbs/33_tokens.ipynb #bd4d5661
 class _Tokens(torch.autograd.Function):
     "All equilibria s = φ(U s + p), and the `Solution`."
     @staticmethod
@@ -403,13 +403,19 @@ class _Tokens(torch.autograd.Function):
         (p, U, s), equation = ctx.saved_tensors, ctx.equation
         graph = torch.is_grad_enabled()
         with torch.autocast(p.device.type, enabled=False):
-            if graph or transformed(): return *_general_gradients(ctx, g, graph), None
+            if graph or not _is_plain(g): return *_general_gradients(ctx, g, graph), None
             delta, g_U = equation.adjoint(g, s, U), None
             if ctx.needs_input_grad[1]:
                 g_U = torch.empty_like(U)
                 parts = zip(_columns(delta, len(U)), _columns(s, len(U)), g_U)
                 for d, x, out in parts: torch.mm(d.T, x, out=out)
         return delta, g_U, None
+
+def _is_plain(t: Tensor) -> bool:
+    "Is `t` numbers in memory, and no stand-in for many tensors (both of torch's vmaps make such)?"
+    try: t.data_ptr()
+    except RuntimeError: return False
+    return True
 
 def _general_gradients(ctx: Any, g: Tensor, graph: bool) -> list[Tensor | None]:
     "∂L/∂p and ∂L/∂U by the solvers and the rule of chapters 01 and 02."
@@ -422,7 +428,7 @@ def _general_gradients(ctx: Any, g: Tensor, graph: bool) -> list[Tensor | None]:
         found = iter(torch.autograd.grad(again, wanted, g, create_graph=graph, allow_unused=True))
     return [next(found) if n else None for n in needed]
 
-# %% ../nbs/33_tokens.ipynb #391b4851
+# %% ../nbs/33_tokens.ipynb #1b0a1f01
 def solve_tokens(
     p:Tensor,                   # (N, D)
     U:Tensor,                   # (heads, D/heads, D/heads), the blocks of a block-diagonal matrix
