@@ -17,30 +17,32 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map
 
-# %% ../nbs/10_equilibrium_rnn.ipynb #bc2242f8
+# %% ../nbs/10_equilibrium_rnn.ipynb #b3562d8f
+from .derivatives import transformed
 from .fixed_point import (
     ConvergenceWarning, Solution, SolvingModule, Status, check_choice, check_positive, report)
 from .implicit import equilibrium
-from .loop import eager
+from .loop import Solver, eager
 from .sequence_newton import (
     Cell, Linearised, Step, attach_gradient, check_claims, diagonal_jacobian, full_jacobian,
-    growth_rate, newton_over_time, no_jacobian, transforming, unit_jacobian)
+    growth_rate, newton_over_time, no_jacobian, unit_jacobian)
 from .solvers import Anderson, Solve
 from .wellposed import contractive
 
 # %% ../nbs/10_equilibrium_rnn.ipynb #f3e86999
 class Explicit(nn.Module):
-    """An ordinary cell, `cell(x_t, h_prev)`, such as nn.GRUCell or nn.LSTMCell, as one that ignores its second argument.
+    """An ordinary cell, `cell(x_t, h_prev)`, as one that ignores its second argument.
 
-    An nn.GRUCell brings its Jacobian in closed form."""
+    Such as nn.GRUCell (which brings its Jacobian in closed form), nn.LSTMCell, or a function."""
     explicit = True
 
     def __init__(self,
         cell:Callable[..., Any],        # (x_t, h_prev) → new state
-        coupling:int | None=None,       # k: the state is k groups, unit i depends on the units i alone; None: on all
+        coupling:int | None=None,    # numbers per unit, each sees these alone; None: sees all
     ):
         super().__init__()
-        if not callable(cell): raise TypeError(f'cell must be a module or function cell(x_t, h_prev); got {cell!r}')
+        if not callable(cell):
+            raise TypeError(f'cell must be a module or function cell(x_t, h_prev); got {cell!r}')
         if coupling is not None: check_positive('coupling', coupling, integer=True)
         self.cell, self.coupling = cell, coupling
 
@@ -52,15 +54,16 @@ class Explicit(nn.Module):
         batch:int,
         like:Tensor,       # whose device and type are taken
     ) -> Any:
-        "Zeros; two of them for an nn.LSTMCell. `ValueError` where the cell does not tell its `hidden_size`."
+        "Zeros; two for an nn.LSTMCell. `ValueError` where the cell tells no `hidden_size`."
         size = getattr(self.cell, 'hidden_size', None)
-        if size is None: raise ValueError('h_0 must be given: the cell has no attribute hidden_size')
+        if size is None:
+            raise ValueError('h_0 must be given: the cell has no attribute hidden_size')
         zero = like.new_zeros(batch, size)
         return (zero, zero) if isinstance(self.cell, nn.LSTMCell) else zero
 
     @property
     def jacobian(self) -> Callable[[Tensor, Tensor, Tensor], tuple[None, Tensor]] | None:
-        "(x, h, before) → (None, ∂h_t/∂h_{t−1}, (n, D, D)), in closed form for an nn.GRUCell; else None."
+        "For an nn.GRUCell: (x, h, before) → (None, ∂h_t/∂h_{t−1}, (n, D, D)); else None."
         return self.gru_jacobian if type(self.cell) is nn.GRUCell else None
 
     def gru_jacobian(self,
@@ -76,13 +79,14 @@ class Explicit(nn.Module):
         n = torch.tanh(input_n + r*past_n)
         slope = (1 - z)*(1 - n*n)
         to_r, to_z, to_n = slope*past_n*r*(1 - r), (before - n)*z*(1 - z), slope*r
-        J = sum(v[:, :, None]*U for v, U in zip((to_r, to_z, to_n), c.weight_hh.chunk(3)))
+        U_r, U_z, U_n = c.weight_hh.chunk(3)
+        J = to_r[:, :, None]*U_r + to_z[:, :, None]*U_z + to_n[:, :, None]*U_n
         J.diagonal(dim1=1, dim2=2).add_(z)
         return None, J
 
 # %% ../nbs/10_equilibrium_rnn.ipynb #3b5f9829
 class BaseCell(nn.Module):
-    "What the cells below share: W x + b for all gates, their weights uniform within ±1/√D, a state of zeros to start with."
+    "What the cells below share: W x + b for all gates, uniform weights, a start of zeros."
     explicit = False                    # does the cell ignore h_t?
     coupling: int | None = None         # how many numbers a unit has, if it depends on these alone
 
@@ -90,8 +94,8 @@ class BaseCell(nn.Module):
         input_size:int,
         hidden_size:int,
         gates:int=1,            # W has so many times hidden_size rows
-        device=None,
-        dtype=None,
+        device:torch.device | str | None=None,
+        dtype:torch.dtype | None=None,
     ):
         super().__init__()
         check_positive('input_size', input_size, integer=True)
@@ -105,7 +109,8 @@ class BaseCell(nn.Module):
 
     def reset_parameters(self):
         "All weights uniform within ±1/√D."
-        for p in self.parameters(): nn.init.uniform_(p, -self.hidden_size**-.5, self.hidden_size**-.5)
+        bound = self.hidden_size**-.5
+        for p in self.parameters(): nn.init.uniform_(p, -bound, bound)
 
     def initial_state(self,
         batch:int,
@@ -115,12 +120,21 @@ class BaseCell(nn.Module):
         zero = like.new_zeros(batch, self.hidden_size)
         return zero if self.coupling in (None, 1) else (zero,)*self.coupling
 
-    def extra_repr(self): return f'{self.input_size}, {self.hidden_size}'
+    def extra_repr(self) -> str:
+        "The sizes."
+        return f'{self.input_size}, {self.hidden_size}'
 
 # %% ../nbs/10_equilibrium_rnn.ipynb #3e1734ad
 class IncrementalCell(BaseCell):
-    "The paper's cell at rest (Kag et al., ICLR 2020): h_t + h_{t−1} = φ(U(h_t + h_{t−1}) + W x_t + b), ‖U‖₂ ≤ 0.95."
-    def __init__(self, input_size:int, hidden_size:int, device=None, dtype=None):
+    """The paper's cell at rest (Kag et al., ICLR 2020): s = tanh(U s + W x + b), h_t = s − h_{t−1}.
+
+    ‖U‖₂ ≤ 0.95: one equilibrium."""
+    def __init__(self,
+        input_size:int,
+        hidden_size:int,
+        device:torch.device | str | None=None,
+        dtype:torch.dtype | None=None,
+    ):
         super().__init__(input_size, hidden_size, device=device, dtype=dtype)
         self.U = self.weight(hidden_size)
         self.reset_parameters()
@@ -130,8 +144,13 @@ class IncrementalCell(BaseCell):
         return torch.tanh((h + before) @ contractive(self.U, .95).T + self.W(x)) - before
 
 class TanhCell(BaseCell):
-    "The general equilibrium cell h_t = tanh(U h_t + V h_{t−1} + W x_t + b), ‖U‖₂ ≤ 0.95: one equilibrium."
-    def __init__(self, input_size:int, hidden_size:int, device=None, dtype=None):
+    "The general cell h_t = tanh(U h_t + V h_{t−1} + W x_t + b); ‖U‖₂ ≤ 0.95: one equilibrium."
+    def __init__(self,
+        input_size:int,
+        hidden_size:int,
+        device:torch.device | str | None=None,
+        dtype:torch.dtype | None=None,
+    ):
         super().__init__(input_size, hidden_size, device=device, dtype=dtype)
         self.U, self.V = self.weight(hidden_size), self.weight(hidden_size)
         self.reset_parameters()
@@ -141,10 +160,15 @@ class TanhCell(BaseCell):
         return torch.tanh(h @ contractive(self.U, .95).T + before @ self.V.T + self.W(x))
 
 class EquilibriumGRUCell(BaseCell):
-    """A GRU whose candidate looks at the new state: h_t = (1 − z) ∘ h_{t−1} + z ∘ tanh(U(r ∘ h_t) + W x_t + b).
+    """A GRU whose candidate sees the new state: h_t = (1 − z) h_{t−1} + z tanh(U(r h_t) + W x + b).
 
     Gates z, r from x_t and h_{t−1}; ‖U‖₂ ≤ 0.95: one equilibrium."""
-    def __init__(self, input_size:int, hidden_size:int, device=None, dtype=None):
+    def __init__(self,
+        input_size:int,
+        hidden_size:int,
+        device:torch.device | str | None=None,
+        dtype:torch.dtype | None=None,
+    ):
         super().__init__(input_size, hidden_size, gates=3, device=device, dtype=dtype)
         self.U, self.Z, self.R = (self.weight(hidden_size) for _ in range(3))
         self.reset_parameters()
@@ -160,7 +184,12 @@ class DiagonalGRUCell(BaseCell):
     "A GRU with diagonal recurrent weights: explicit, each unit sees itself alone."
     explicit, coupling = True, 1
 
-    def __init__(self, input_size:int, hidden_size:int, device=None, dtype=None):
+    def __init__(self,
+        input_size:int,
+        hidden_size:int,
+        device:torch.device | str | None=None,
+        dtype:torch.dtype | None=None,
+    ):
         super().__init__(input_size, hidden_size, gates=3, device=device, dtype=dtype)
         self.u = self.weight(3)
         self.reset_parameters()
@@ -172,10 +201,15 @@ class DiagonalGRUCell(BaseCell):
         return torch.lerp(before, torch.tanh(c + r*(self.u[2]*before)), z)
 
 class DiagonalLSTMCell(BaseCell):
-    "An LSTM with diagonal recurrent weights: explicit, state (h, c), each unit sees its own two numbers alone."
+    "An LSTM with diagonal recurrent weights: explicit, state (h, c), each unit sees its own."
     explicit, coupling = True, 2
 
-    def __init__(self, input_size:int, hidden_size:int, device=None, dtype=None):
+    def __init__(self,
+        input_size:int,
+        hidden_size:int,
+        device:torch.device | str | None=None,
+        dtype:torch.dtype | None=None,
+    ):
         super().__init__(input_size, hidden_size, gates=4, device=device, dtype=dtype)
         self.u = self.weight(4)
         self.reset_parameters()
@@ -187,7 +221,7 @@ class DiagonalLSTMCell(BaseCell):
         c = torch.sigmoid(f)*c + torch.sigmoid(i)*torch.tanh(g)
         return torch.sigmoid(o)*torch.tanh(c), c
 
-# %% ../nbs/10_equilibrium_rnn.ipynb #6574c44c
+# %% ../nbs/10_equilibrium_rnn.ipynb #73d0da15
 def differentiable_steps(
     step:Step,
     x:Tensor,         # (T, B, …)
@@ -203,7 +237,7 @@ def differentiable_steps(
             def f(z): return step(x_t, z, past)
             h, _ = equilibrium(f, past, how, what='EquilibriumRNN')
         states.append(h)
-    return torch.stack(states)
+    return torch.stack(states) if states else h0.new_empty(0, *h0.shape)
 
 # %% ../nbs/10_equilibrium_rnn.ipynb #6d6db0f1
 @torch.no_grad()
@@ -213,7 +247,7 @@ def solve_steps(
     h0:Tensor,        # (B, D)
     how:Solve,        # of each step
 ) -> Solution:
-    "All states, z (T, B, D), one after the other; `iterations` are those of all steps together. Says nothing of those that fail."
+    "All states, z (T, B, D), one by one; `iterations`: of all steps. Silent about failures."
     h, states, n_eval, quiet = h0, [], 0, replace(how, on_failure='ignore')
     status = torch.zeros(len(h0), dtype=torch.long, device=h0.device)
     iterations, residual = status.clone(), h0.new_zeros(len(h0))
@@ -224,7 +258,7 @@ def solve_steps(
         else:
             sol = quiet(f, h, args=(x_t, h))
             lost = sol.status == int(Status.NONFINITE)
-            h = torch.where(lost[:, None], torch.nan, sol.z)          # it is not to look as if nothing had happened
+            h = torch.where(lost[:, None], torch.nan, sol.z)       # let it not look well
             status = torch.where(status == 0, sol.status, status)
             residual = torch.maximum(residual, sol.residual)
             iterations, n_eval = iterations + sol.iterations, n_eval + sol.n_eval
@@ -245,21 +279,21 @@ JACOBIANS: dict[str, Callable[..., Linearised]] = dict(
 
 # %% ../nbs/10_equilibrium_rnn.ipynb #fd626a33
 class EquilibriumRNN(SolvingModule):
-    """h_t = f(x_t, h_t, h_{t−1}) for any cell: output, h_n = rnn(x, h_0), time first. After a call, `rnn.solution`.
+    """h_t = f(x_t, h_t, h_{t−1}) for any cell: output, h_n = rnn(x, h_0), time first.
 
-    'sequential': each step by `solver`, from the last state. 'parallel': the whole sequence by Newton's
-    method (Lim et al., ICLR 2024, arXiv:2309.12252, @eq-newton-time of chapter 10); a sequence that does
-    not converge is done sequentially, with a warning that says why. The gradient is exact in both, for
-    every `jacobian`, and has derivatives of its own. Inside torch.func (grad, jvp, vmap, …) the steps are
-    done one by one, as equilibria of chapter 02, and `solution` is not renewed.
+    'sequential': each step by `solver`, from the last state. 'parallel': the whole sequence by
+    Newton's method (Lim et al., ICLR 2024, arXiv:2309.12252, @eq-newton-time of chapter 10); one
+    that does not converge is done sequentially, with a warning that says why. The gradient is exact
+    in both, for every `jacobian`, and has derivatives of its own. In torch.func (grad, jvp, vmap)
+    the steps are done one by one, as equilibria of chapter 02, and `solution` is not renewed.
 
-    Raises `ValueError`, `TypeError` for a wrong argument or h_0, a cell that returns another shape, and,
-    at the first call, a cell whose `coupling`, `explicit` or `jacobian` is not what it says."""
+    Raises `ValueError`, `TypeError` for a wrong argument or h_0, a cell that returns another shape,
+    and, at the first call, a cell whose `coupling`, `explicit` or `jacobian` is not so."""
     def __init__(self,
         cell:Cell,                    # function or module cell(x_t, h_t, h_prev) → new state
         mode:Literal['sequential', 'parallel']='sequential',
-        jacobian:str | Callable[..., Linearised]='dense',      # parallel: 'dense' 'block' (exact), 'diagonal' 'jacobi' 'picard', a function
-        solver:Any=Anderson(),        # of each step, in sequential mode
+        jacobian:str | Callable[..., Linearised]='dense',    # for 'parallel': see `JACOBIANS`
+        solver:Solver=Anderson(),     # of each step, in sequential mode
         tol:float=1e-5,               # relative residual of every step
         max_iter:int=100,             # of a step; in parallel mode of the sequence
         on_failure:Literal['warn', 'raise', 'ignore']='warn',
@@ -268,14 +302,16 @@ class EquilibriumRNN(SolvingModule):
         chunk:int=2**22,              # numbers of Jacobians that the backward pass holds at a time
     ):
         super().__init__()
-        if not callable(cell): raise TypeError(f'cell must be a module or function cell(x_t, h_t, h_prev); got {cell!r}')
+        if not callable(cell):
+            raise TypeError(f'cell must be a module or function (x_t, h_t, h_prev); got {cell!r}')
         check_choice('mode', mode, ('sequential', 'parallel'))
         if not callable(jacobian): check_choice('jacobian', jacobian, JACOBIANS)
         check_positive('chunk', chunk, integer=True)
         if jacobian == 'block' and not getattr(cell, 'coupling', None):
             raise ValueError("jacobian='block' needs a cell that says its coupling; "
                              "allowed here: 'dense', 'diagonal', 'jacobi', 'picard'")
-        self.cell, self.mode, self.jacobian, self.chunk = cell, mode, jacobian, chunk
+        self.cell, self.mode = cell, mode
+        self.jacobian, self.chunk = jacobian, chunk
         self.how = Solve(solver, tol, atol, max_iter, on_failure)
         claims = (getattr(cell, name, None) for name in ('coupling', 'explicit', 'jacobian'))
         self._to_check = any(claim is not None and claim is not False for claim in claims)
@@ -283,18 +319,19 @@ class EquilibriumRNN(SolvingModule):
     @eager
     def forward(self,
         x:Tensor,             # (T, B, …)
-        h_0:Any=None,         # a state: a tensor (B, …) or a nest of them; None: the cell's initial_state
+        h_0:Any=None,         # a tensor (B, …) or a nest of them; None: the cell's initial_state
     ) -> tuple[Any, Any]:
         "The states, like h_0 with time in front, and the last of them."
         step, h0 = self.prepare(x, h_0)
-        if transforming(): h = differentiable_steps(step, x, h0, self.how) if len(x) else h0.new_empty(0, *h0.shape)
+        if transformed(): h = differentiable_steps(step, x, h0, self.how)
         else:
+            _refuse_forward_mode(x, h0, *step.parameters().values())
             sol = self._solve(step, x.detach(), h0.detach())
             h = sol.z
             if torch.is_grad_enabled() and len(x): h = attach_gradient(step, x, h, h0, self.chunk)
             self.solution = replace(sol, z=_in_time(step, sol.z))
         last = h[-1].clone() if len(x) else h0
-        if h.requires_grad: h = h.clone()                  # whoever writes into the output is not to change our states
+        if h.requires_grad: h = h.clone()         # whoever writes into the output leaves ours alone
         return _in_time(step, h), step.packing.nest(last)
 
     def prepare(self,
@@ -303,26 +340,28 @@ class EquilibriumRNN(SolvingModule):
     ) -> tuple[Step, Tensor]:
         "The step of our cell, and h_0 as a matrix (B, D); `ValueError` where h_0 does not fit x."
         if not isinstance(x, Tensor) or x.dim() < 2:
-            raise ValueError(f'x must be a tensor (T, B, …); got {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}')
+            got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f'x must be a tensor (T, B, …); got {got}')
         if h_0 is None:
-            if not hasattr(self.cell, 'initial_state'):
+            start = getattr(self.cell, 'initial_state', None)
+            if start is None:
                 raise ValueError('h_0 must be given: cell has no initial_state(batch, like)')
-            h_0 = self.cell.initial_state(x.shape[1], x)
+            h_0 = start(x.shape[1], x)
         step = Step.of(self.cell, h_0)
         h0 = step.packing.flat(h_0, 'h_0')
         if len(h0) != x.shape[1]:
-            raise ValueError(f'h_0 must hold tensors with the batch of x, {x.shape[1]}, first; got {len(h0)}')
+            raise ValueError(f'h_0 must have the batch of x, {x.shape[1]}, first; got {len(h0)}')
         return step, h0
 
     @torch.no_grad()
     def _solve(self, step, x, h0):
         "The states by `mode`; what parallel mode does not manage is done sequentially."
-        _refuse_forward_mode(x, h0, *step.parameters().values())
         with torch.autocast(h0.device.type, enabled=False):
-            if self._to_check and len(x) and len(h0):
+            empty = 0 in (len(x), len(h0))
+            if self._to_check and not empty:
                 check_claims(step, x[0], h0)
                 self._to_check = False
-            if self.mode == 'sequential' or not len(x): sol = solve_steps(step, x, h0, self.how)
+            if self.mode == 'sequential' or empty: sol = solve_steps(step, x, h0, self.how)
             else:
                 jacobian = self.jacobian if callable(self.jacobian) else JACOBIANS[self.jacobian]
                 sol = newton_over_time(step, x, h0, self.how, jacobian)
@@ -331,25 +370,29 @@ class EquilibriumRNN(SolvingModule):
         return sol
 
     def _solve_rest(self, step, x, h0, sol):
-        "The sequences that did not converge, sequentially; a warning that says how far they were and why."
+        "What did not converge, sequentially; a warning that says how far it was and why."
         bad = (~sol.converged).nonzero()[:, 0]
         x, h0 = x[:, bad], h0[bad]
         new = solve_steps(step, x, h0, self.how)
         fine = new.converged
         if self.how.on_failure != 'ignore' and fine.any():
             growth = growth_rate(step, x[:, fine], new.z[:, fine], h0[fine]).max().item()
-            why = 'disturbances grow, the loop is the right tool' if growth > 0 else 'raise max_iter'
+            advice = 'disturbances grow: use the loop' if growth > 0 else 'raise max_iter'
+            worst, spent = sol.residual[bad][fine].max().item(), int(sol.iterations[bad].max())
             warnings.warn(
-                f'EquilibriumRNN: {int(fine.sum())} of {len(sol.converged)} sequences of {len(x)} steps did not converge in '
-                f'parallel in {int(sol.iterations[bad].max())} iterations (worst relative residual '
-                f'{sol.residual[bad][fine].max().item():.1e}, largest Lyapunov exponent {growth:+.3f} per step: '
-                f'{why}); done sequentially', ConvergenceWarning, stacklevel=7)
+                f'EquilibriumRNN: {int(fine.sum())} of {len(sol.converged)} sequences of {len(x)} '
+                f'steps did not converge in parallel in {spent} iterations (worst relative residual '
+                f'{worst:.1e}, largest Lyapunov exponent {growth:+.3f} per step: {advice}); '
+                'done sequentially', ConvergenceWarning, stacklevel=7)
         def put(old, part): return old.index_copy(0, bad, part.to(old.dtype))
-        return replace(sol, z=sol.z.index_copy(1, bad, new.z), n_eval=sol.n_eval + new.n_eval, status=put(sol.status, new.status),
-                       converged=put(sol.converged, new.converged), residual=put(sol.residual, new.residual))
+        return Solution(
+            z=sol.z.index_copy(1, bad, new.z), converged=put(sol.converged, new.converged),
+            iterations=sol.iterations, residual=put(sol.residual, new.residual),
+            n_eval=sol.n_eval + new.n_eval, status=put(sol.status, new.status))
 
-    def extra_repr(self):
-        return f'mode={self.mode!r}, jacobian={self.jacobian!r}, tol={self.how.tol:g}, max_iter={self.how.max_iter}'
+    def extra_repr(self) -> str:
+        "Mode and tolerance."
+        return f'mode={self.mode!r}, jacobian={self.jacobian!r}, {self.how}'
 
 def _in_time(step, h):
     "Matrices (T, B, D) as a nest with time in front."
@@ -357,7 +400,7 @@ def _in_time(step, h):
 
 def _refuse_forward_mode(*tensors):
     if any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
-        raise RuntimeError('EquilibriumRNN has no forward-mode derivative for torch.autograd.forward_ad: use torch.func.jvp')
+        raise RuntimeError('EquilibriumRNN serves no torch.autograd.forward_ad: use torch.func.jvp')
 
 # %% ../nbs/10_equilibrium_rnn.ipynb #d5b1d825
 def lyapunov(
@@ -365,7 +408,7 @@ def lyapunov(
     x:Tensor,             # (T, B, …)
     h_0:Any=None,         # as for rnn(x, h_0)
 ) -> Tensor:
-    """The largest Lyapunov exponent of `rnn` on x, (B,), per step: the mean logarithmic growth of a small disturbance.
+    """The largest Lyapunov exponent of `rnn` on x, (B,): the logarithmic growth per step.
 
     The states are found step by step; those that fail are reported as `rnn` would."""
     step, h0 = rnn.prepare(x, h_0)
