@@ -7,15 +7,14 @@ writes results/charlm.json.
 Trained alike: AdamW, warm-up and cosine, gradients clipped, the same number of characters. `curve`: [step, seconds of training so far, bits per
 character on some of the test text]; `bpc`: at the end, on all of it.
 """
-import argparse, json, math, pathlib, platform, statistics, time, warnings
+import argparse, json, math, pathlib, statistics, time, warnings
 
 import torch
 import torch.nn.functional as F
 from deq_irnn.tasks import CharacterText
 from deq_irnn.transformer import CharLM, DEQTransformer, IncrementalTransformer, Transformer
-from recurrent import cpu
+from common import RESULTS, machine, write
 
-HERE = pathlib.Path(__file__).parent.parent
 T, BATCH, LR = 64, 16, 3e-3
 SOLVE = dict(tol=1e-2, max_iter=25, on_failure='ignore')
 
@@ -31,6 +30,7 @@ MODELS = {                                                              # name �
     'DEQ, pre-norm': (56, deq('pre')),
     'incremental, input, −I, post-norm': (40, incremental('input', 'minus', norm='post')),
     'incremental, input, +I, post-norm': (40, incremental('input', 'plus', norm='post')),
+    'incremental, normed, −I, post-norm': (40, incremental('normed', 'minus', norm='post')),
     'incremental, normed, +I, post-norm': (40, incremental('normed', 'plus', norm='post')),
     'incremental, normed, +I, pre-norm': (40, incremental('normed', 'plus', norm='pre')),
     'incremental, normed, +I, post-norm, K = 3': (40, incremental('normed', 'plus', norm='post', steps=3))}
@@ -87,15 +87,14 @@ def main():
     parser.add_argument('--steps', type=int, default=400)
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('--only', nargs='+', default=[''], help='models whose name contains one of these')
-    parser.add_argument('--out', type=pathlib.Path, default=HERE/'results'/'charlm.json')
+    parser.add_argument('--out', type=pathlib.Path, default=RESULTS/'charlm.json')
     parser.add_argument('--fresh', action='store_true', help='repeat what the file has')
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter('ignore')
     task = CharacterText(length=T, chars=10**6)
     result = dict(what='bits per character, test text; float32', steps=args.steps, length=T, batch=BATCH, lr=LR, solver=dict(SOLVE),
-                  characters=len(task.codes), symbols=len(task.symbols), unigram=task.chance,
-                  threads=1, torch=torch.__version__, python=platform.python_version(), cpu=cpu(), runs=[])
+                  characters=len(task.codes), symbols=len(task.symbols), unigram=task.chance, **machine(), runs=[])
     if args.out.exists() and not args.fresh:
         old = json.loads(args.out.read_text())
         if old['steps'] == args.steps: result['runs'] = old['runs']
@@ -107,7 +106,7 @@ def main():
             run = train(name, seed, args.steps, task)
             result['runs'] = sorted([*result['runs'], run], key=lambda r: (r['seed'], order.index(r['model'])))
             print(f'{name:42s} seed {seed}  {run["parameters"]:6d} parameters  {run["bpc"]:.3f} bits per character  {run["seconds"]:5.0f} s', flush=True)
-            args.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + '\n')
+            write(args.out, result)
 
 
 if __name__ == '__main__': main()

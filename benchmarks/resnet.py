@@ -9,7 +9,7 @@
 A part that is not run keeps what the file has. Each block of a stack has 2D² weights (two matrices), as a layer at rest has (U and W);
 a weight-tied stack has one layer, as much wider as it takes to have as many.
 """
-import argparse, gc, json, math, pathlib, platform, statistics, time, warnings
+import json, math, pathlib, statistics, time, warnings
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from torch import nn
 from deq_irnn.deq import DEQ
 from deq_irnn.resnet import IncrementalResNet, depth_jacobian
 from deq_irnn.wellposed import make_contractive
-from recurrent import cpu, summary
+from common import Options, forward_backward, interleaved, machine, summary, write
 
 D = 16
 
@@ -105,12 +105,8 @@ def singular_values(make, L, seeds):
 
 def once(net, x):
     "Seconds forward, and forward + backward."
-    gc.collect(); net.zero_grad()
-    start = time.perf_counter()
-    loss = net(x).square().mean()
-    middle = time.perf_counter()
-    loss.backward()
-    return middle - start, time.perf_counter() - start
+    net.zero_grad()
+    return forward_backward(lambda: net(x))
 
 def solved(net):
     "The `Solution` of a net that has solved something, else None."
@@ -125,12 +121,10 @@ def depth(args):
         for name in args.only:
             torch.manual_seed(0)
             nets[name] = CONTESTANTS[name](L)
-        times = {name: [] for name in nets}
-        for i in range(2 if args.quick else 4):
-            for name, net in nets.items(): times[name].append(once(net, x))
+        times = interleaved({name: (lambda net=net: once(net, x)) for name, net in nets.items()}, args.rounds)
         for name, net in nets.items():
             sol = solved(net)
-            forward, both = (summary(list(t)) for t in zip(*times[name][1:]))
+            forward, both = (summary(t) for t in zip(*times[name]))
             r = dict(name=name, L=L, B=B, width=getattr(net, 'D', D), parameters=size(net), forward=forward, both=both,
                      kept_bytes=kept(net, x)[0], iterations=sol.iterations.float().mean().item() if sol else None,
                      singular=singular_values(CONTESTANTS[name], L, args.seeds))
@@ -212,28 +206,23 @@ def merged(old, new):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser = Options(__doc__, 'resnet', rounds=3, quick_rounds=1)
     parser.add_argument('--depth', action='store_true', help='only this part')
     parser.add_argument('--learn', action='store_true', help='only this part')
-    parser.add_argument('--quick', action='store_true', help='small sizes, nothing written')
     parser.add_argument('--only', nargs='+', default=list(CONTESTANTS), choices=list(CONTESTANTS), metavar='NAME', help='these contestants alone')
     parser.add_argument('--seeds', type=int, default=3)
-    parser.add_argument('--threads', type=int, default=1)
-    parser.add_argument('--out', default=None, help='where to write (default results/resnet.json; none with --quick)')
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads[0])
     warnings.simplefilter('ignore')
-    default = None if args.quick else pathlib.Path(__file__).parent.parent/'results'/'resnet.json'
-    out = pathlib.Path(args.out) if args.out else default
-    result = json.loads(out.read_text()) if out and out.exists() else {}
+    result = json.loads(pathlib.Path(args.out).read_text()) if args.out and pathlib.Path(args.out).exists() else {}
     if set(args.only) == set(CONTESTANTS): result.pop('note', None)     # that of rows measured apart
     result.update(what='depth: float32, batch 64, tolerance 1e-4, times interleaved in one process, singular values in float64 at tolerance 1e-9; '
                        'learn: Adam 3e-3, gradient norm clipped at 1, tolerance 1e-3',
-                  features=D, seeds=args.seeds, threads=args.threads, torch=torch.__version__, python=platform.python_version(), cpu=cpu())
+                  features=D, seeds=args.seeds, **machine())
     for part, run in (('depth', depth), ('learn', learn)):
         if getattr(args, part) or not (args.depth or args.learn):
             result[part] = merged(result.get(part, []), run(args))
-            if out: out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + '\n')
+            write(args.out, result)
 
 
 if __name__ == '__main__': main()

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -104,7 +104,9 @@ class DepthSign(DepthTransition):
         "A plain or an alternating cumulative sum."
         return signed_scan(b.flatten(2), h0.flatten(1), self.sign).view_as(b)
 
-    def extra_repr(self) -> str: return f'sign={self.sign}'
+    def extra_repr(self) -> str:
+        "The sign, when the transition is printed."
+        return f'sign={self.sign}'
 
 class DepthRotation(DepthTransition):
     "R_l turns the pairs of channels (h[i], h[i + features/2]) by learned angles of its own."
@@ -387,12 +389,12 @@ class IncrementalResNet(SolvingModule):
         scale:float=1.,         # κ; with 1/√depth the gradient does not depend on depth
         bound:float=.95,        # on ‖U_l‖₂, at most 0.999
         parallel:bool=True,     # solve all layers in one call where they are independent
-        solver=None,            # of chapter 01; None: the reflected iteration where there is one
+        solver:Any=None,        # of chapter 01; None: the reflected iteration where there is one
         tol:float=1e-4,         # bound on the relative residual
         max_iter:int=100,       # iterations at most
         on_failure:str='warn',  # 'warn' | 'raise' | 'ignore'
-        device=None,            # of the parameters
-        dtype=None,             # of the parameters
+        device:torch.device | str | None=None,  # of the parameters
+        dtype:torch.dtype | None=None,         # of the parameters
         *,
         atol:float=0.,          # bound on the residual's norm; either is enough
     ):
@@ -498,5 +500,6 @@ class IncrementalResNet(SolvingModule):
                              f'got {tuple(h0.shape)}')
 
     def extra_repr(self) -> str:
+        "What stands between the brackets when the net is printed."
         how = f'steps={self.steps}, start={self.start!r}' if self.steps else str(self.how)
         return f'{self.features}, {self.depth}, {self.block}, scale={self.scale:g}, {how}'

@@ -23,8 +23,8 @@ from .resnet import euler_steps, join_solutions, make_part
 # %% ../nbs/12_transformer.ipynb #2c47f587
 def alibi_slopes(
     heads:int,      # how many
-    device=None,    # of the result
-    dtype=None,     # of the result
+    device:torch.device | str | None=None,  # of the result
+    dtype:torch.dtype | None=None,         # of the result
 ) -> Tensor:        # (heads,)
     "The slope of each head, 2^(−8/heads), 2^(−16/heads), …, 2^−8."
     steps = torch.arange(1, heads + 1, device=device, dtype=dtype or torch.get_default_dtype())
@@ -57,8 +57,8 @@ class InjectedAttention(nn.Module):
         heads:int,            # how many
         injection:bool=True,  # whether x enters
         causal:bool=True,     # hide later tokens
-        device=None,          # of the parameters
-        dtype=None,           # of the parameters
+        device:torch.device | str | None=None,  # of the parameters
+        dtype:torch.dtype | None=None,         # of the parameters
     ):
         super().__init__()
         self.qkv = nn.Linear(features, 3*features, device=device, dtype=dtype)
@@ -110,8 +110,8 @@ class EquilibriumBlock(nn.Module):
         expand:float=4,     # width of the MLP, in features
         causal:bool=True,   # hide later tokens
         gain:float=.5,      # scales both last maps at first: small, so that the equilibrium is near
-        device=None,        # of the parameters
-        dtype=None,         # of the parameters
+        device:torch.device | str | None=None,  # of the parameters
+        dtype:torch.dtype | None=None,         # of the parameters
     ):
         super().__init__()
         _check_block(features, heads, expand, norm)
@@ -174,8 +174,8 @@ class DEQTransformer(DEQ):
         expand:float=4,     # width of the MLP, in features
         causal:bool=True,   # hide later tokens
         gain:float=.5,      # scales both last maps at first
-        device=None,        # of the parameters
-        dtype=None,         # of the parameters
+        device:torch.device | str | None=None,  # of the parameters
+        dtype:torch.dtype | None=None,         # of the parameters
         solver:Any=Anderson(),  # of chapter 01
         tol:float=1e-3,     # bound on the relative residual
         max_iter:int=40,    # iterations at most
@@ -265,8 +265,8 @@ class IncrementalTransformer(nn.Module):
         tol:float=1e-3,         # bound on the relative residual
         max_iter:int=40,        # iterations at most
         on_failure:str='warn',  # 'warn' | 'raise' | 'ignore'
-        device=None,            # of the parameters
-        dtype=None,             # of the parameters
+        device:torch.device | str | None=None,  # of the parameters
+        dtype:torch.dtype | None=None,         # of the parameters
         *,
         start:str='previous',   # where K steps begin: 'previous' (h_{l−1}) | 'zero'
         **options:Any,          # of `DEQ`, for each layer
@@ -337,8 +337,8 @@ class Transformer(nn.Module):
         expand:float=4,     # width of the MLP, in features
         causal:bool=True,   # hide later tokens
         tied:bool=False,    # one layer, again and again
-        device=None,        # of the parameters
-        dtype=None,         # of the parameters
+        device:torch.device | str | None=None,  # of the parameters
+        dtype:torch.dtype | None=None,         # of the parameters
     ):
         super().__init__()
         _check_block(features, heads, expand)
