@@ -30,7 +30,6 @@ MODELS = {                                                              # name �
     'DEQ, pre-norm': (56, deq('pre')),
     'incremental, input, −I, post-norm': (40, incremental('input', 'minus', norm='post')),
     'incremental, input, +I, post-norm': (40, incremental('input', 'plus', norm='post')),
-    'incremental, normed, −I, post-norm': (40, incremental('normed', 'minus', norm='post')),
     'incremental, normed, +I, post-norm': (40, incremental('normed', 'plus', norm='post')),
     'incremental, normed, +I, pre-norm': (40, incremental('normed', 'plus', norm='pre')),
     'incremental, normed, +I, post-norm, K = 3': (40, incremental('normed', 'plus', norm='post', steps=3))}

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -288,7 +288,7 @@ class ConvBlock(DepthBlock):
         return V*(bound/norms).clamp_max(1.).view(-1, 1, 1, 1, 1)
 
 def make_block(
-    block:str | DepthBlock,   # 'dense' | 'conv' | a `DepthBlock`
+    block:Literal['dense', 'conv'] | DepthBlock,  # by name, or one of your own
     kernel_size:int=3,        # of 'conv', odd
 ) -> DepthBlock:
     "The block of a name. Raises `ValueError` for an unknown one, `TypeError` for anything else."
@@ -345,7 +345,7 @@ def euler_steps(
     h:Tensor,                      # h_{l−1}
     turned:Tensor,                 # R_l h_{l−1}
     eta:Iterable[Tensor | float],  # sizes of the steps
-    start:str='previous',          # a name in `STARTS`
+    start:Literal['previous', 'zero']='previous',  # of `STARTS`
     scale:float=1.,                # κ of h_l = R_l h_{l−1} + κ s
 ) -> Tensor:                       # s
     "s after Euler steps of ṡ = f(s) − s from κ s = (cI − R_l) h_{l−1}: chapter 11, @eq-k-steps."
@@ -380,11 +380,11 @@ class IncrementalResNet(SolvingModule):
         injection:str | Callable[[int, int], DepthInjection]='input',    # u_l
         steps:int | None=None,  # None: the exact root; K: so many Euler steps
         transition:str | Callable[[int, int], DepthTransition]='minus',  # R_l
-        block:str | DepthBlock='dense',  # 'dense': (B, features) | 'conv': (B, features, H, W)
+        block:Literal['dense', 'conv'] | DepthBlock='dense',  # states (B, D) | (B, D, H, W)
         nonlinearity:str | Callable[[Tensor], Tensor]='tanh',  # φ
         kernel_size:int=3,      # of 'conv', odd
         bias:bool=True,         # learn b_l
-        start:str='previous',   # where K steps begin: 'previous' (h_{l−1}) | 'zero'
+        start:Literal['previous', 'zero']='previous',  # K steps begin at h_{l−1} or 0
         eta:float | None=None,  # first size of each step, learned; None: 1/(depth·steps)
         scale:float=1.,         # κ; with 1/√depth the gradient does not depend on depth
         bound:float=.95,        # on ‖U_l‖₂, at most 0.999
@@ -392,7 +392,7 @@ class IncrementalResNet(SolvingModule):
         solver:Any=None,        # of chapter 01; None: the reflected iteration where there is one
         tol:float=1e-4,         # bound on the relative residual
         max_iter:int=100,       # iterations at most
-        on_failure:str='warn',  # 'warn' | 'raise' | 'ignore'
+        on_failure:Literal['warn', 'raise', 'ignore']='warn',  # what a failure does
         device:torch.device | str | None=None,  # of the parameters
         dtype:torch.dtype | None=None,         # of the parameters
         *,
@@ -409,7 +409,7 @@ class IncrementalResNet(SolvingModule):
         self.features = features
         self.depth = depth
         self.steps = steps
-        self.start = start
+        self.start: Literal['previous', 'zero'] = start
         self.scale = scale
         self.bound = bound
         self.parallel = parallel

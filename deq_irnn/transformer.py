@@ -9,7 +9,7 @@ __all__ = ['TOKEN_INJECTIONS', 'alibi_slopes', 'attention_bias', 'InjectedAttent
 # %% ../nbs/12_transformer.ipynb #c95f1665
 import math
 from collections.abc import Callable
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -106,7 +106,7 @@ class EquilibriumBlock(nn.Module):
     def __init__(self,
         features:int,       # of a token, a multiple of heads
         heads:int=4,        # of the attention
-        norm:str='pre',     # 'pre' | 'post'
+        norm:Literal['pre', 'post']='pre',  # where the norms stand
         expand:float=4,     # width of the MLP, in features
         causal:bool=True,   # hide later tokens
         gain:float=.5,      # scales both last maps at first: small, so that the equilibrium is near
@@ -170,7 +170,7 @@ class DEQTransformer(DEQ):
     def __init__(self,
         features:int,       # of a token, a multiple of heads
         heads:int=4,        # of the attention
-        norm:str='pre',     # 'pre' | 'post'
+        norm:Literal['pre', 'post']='pre',  # where the norms stand
         expand:float=4,     # width of the MLP, in features
         causal:bool=True,   # hide later tokens
         gain:float=.5,      # scales both last maps at first
@@ -257,18 +257,18 @@ class IncrementalTransformer(nn.Module):
         transition:str | Callable[[int, int], DepthTransition]='plus',  # R_l
         steps:int | None=None,  # None: the exact root; K: so many Euler steps of size 1/K
         heads:int=4,            # of the attention
-        norm:str='pre',         # 'pre' | 'post'
+        norm:Literal['pre', 'post']='pre',  # where the norms stand
         expand:float=4,         # width of the MLP, in features
         causal:bool=True,       # hide later tokens
         gain:float=.5,          # scales the last maps of each block at first
         solver:Any=Anderson(),  # of chapter 01
         tol:float=1e-3,         # bound on the relative residual
         max_iter:int=40,        # iterations at most
-        on_failure:str='warn',  # 'warn' | 'raise' | 'ignore'
+        on_failure:Literal['warn', 'raise', 'ignore']='warn',  # what a failure does
         device:torch.device | str | None=None,  # of the parameters
         dtype:torch.dtype | None=None,         # of the parameters
         *,
-        start:str='previous',   # where K steps begin: 'previous' (h_{l−1}) | 'zero'
+        start:Literal['previous', 'zero']='previous',  # K steps begin at h_{l−1} or 0
         **options:Any,          # of `DEQ`, for each layer
     ):
         super().__init__()
@@ -277,7 +277,7 @@ class IncrementalTransformer(nn.Module):
         if steps is not None: check_positive('steps', steps, integer=True)
         self.features = features
         self.steps = steps
-        self.start = start
+        self.start: Literal['previous', 'zero'] = start
         def layer():
             return DEQTransformer(features, heads, norm, expand, causal, gain, device, dtype,
                                   solver, tol, max_iter, on_failure=on_failure, **options)
