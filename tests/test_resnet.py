@@ -5,8 +5,10 @@ from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from deq_irnn.fixed_point import ConvergenceError, ConvergenceWarning
 from deq_irnn.implicit import fixed_point
-from deq_irnn.resnet import IncrementalResNet, depth_jacobian, rest_points
-from deq_irnn.solvers import Anderson, Broyden, solve
+from deq_irnn.irnn import activation
+from deq_irnn.resnet import (ConvBlock, DenseBlock, DepthInjection, DepthRotation, DepthSign, DepthTransition, IncrementalResNet,
+                             depth_jacobian, euler_steps, reflected_rest_points, rest_points)
+from deq_irnn.solvers import Anderson, Broyden, Picard, Solve, solve
 from deq_irnn.wellposed import contractive, conv_norm
 
 EXACT, TRANSITIONS = dict(tol=1e-13, max_iter=500), ('minus', 'plus', 'rotation')
@@ -14,28 +16,31 @@ EXACT, TRANSITIONS = dict(tol=1e-13, max_iter=500), ('minus', 'plus', 'rotation'
 @pytest.fixture(autouse=True)
 def double(): torch.set_default_dtype(torch.float64)
 
-def input_for(net, B=2): return torch.randn(B, net.features, *(4, 5)*(net.block == 'conv'))
+def input_for(net, B=2): return torch.randn(B, net.features, *(4, 5)*(net.block == ConvBlock()))
 
 def turned(net, h, l):
-    if net.transition != 'rotation': return h if net.transition == 'plus' else -h
-    C, a = net.features, net.angle[l]
+    "R_l h, by hand."
+    if isinstance(net.transition, DepthSign): return net.transition.sign*h
+    C, a = net.features, net.transition.angle[l]
     R = torch.zeros(C, C)
-    for i in range(C//2): R[i, i] = R[i + C//2, i + C//2] = a[i].cos(); R[i + C//2, i] = a[i].sin(); R[i, i + C//2] = -a[i].sin()
+    for i in range(C//2):
+        R[i, i] = R[i + C//2, i + C//2] = a[i].cos()
+        R[i + C//2, i], R[i, i + C//2] = a[i].sin(), -a[i].sin()
     return torch.einsum('ij,bj...->bi...', R, h)
 
 def affine(K, x): return x @ K.T if K.dim() == 2 else nn.functional.conv2d(x, K, padding=1)
 
-def reference(net, x, h):
+def reference(net, x, h, injection, start):
     "One layer after the other, h_{l−1} in the equation: h_l = R h_{l−1} + κφ(U(h_l − R h_{l−1})/κ + W u + b) by root-finding."
     for l in range(net.depth):
-        U = net.U[l]*min(1, net.bound/(torch.linalg.matrix_norm(net.U[l], 2) if net.block == 'dense' else conv_norm(net.U[l], x.shape[2:])).item())
+        U = net.U[l]*min(1, net.bound/(torch.linalg.matrix_norm(net.U[l], 2) if net.block == DenseBlock() else conv_norm(net.U[l], x.shape[2:])).item())
         normed = (h - h.flatten(1).mean(1).view(-1, *[1]*(h.dim() - 1)))/(h.flatten(1).var(1, correction=0) + 1e-5).sqrt().view(-1, *[1]*(h.dim() - 1))
-        u = {'input': x, 'normed': normed, 'both': torch.cat([x, normed], 1)}[net.injection]
+        u = {'input': x, 'normed': normed, 'both': torch.cat([x, normed], 1)}[injection]
         p, past = affine(net.W[l], u) + net.bias[l].view(-1, *[1]*(h.dim() - 2)), turned(net, h, l)
         def phi(s): return net.phi(affine(U, s) + p)
         if net.steps is None: h = solve(lambda h: past + net.scale*phi((h - past)/net.scale), past, tol=0, atol=1e-12, max_iter=500).z
         else:
-            g = h if net.start == 'previous' else torch.zeros_like(h)      # the ODE in g, not in s
+            g = h if start == 'previous' else torch.zeros_like(h)          # the ODE in g, not in s
             for e in net.eta[l]: g = g + e*(net.scale*phi((g - past)/net.scale) - (g - past))
             h = g
     return h
@@ -49,7 +54,7 @@ def test_equals_the_equation_as_written(block, injection, steps, transition):
         net = IncrementalResNet(4, 5, injection, steps, transition, block, start=start, scale=scale, eta=.3, **EXACT)
         x, h0 = input_for(net), input_for(net)
         with torch.no_grad():
-            torch.testing.assert_close(net(x, h0), reference(net, x, h0), atol=1e-9, rtol=1e-9)
+            torch.testing.assert_close(net(x, h0), reference(net, x, h0, injection, start), atol=1e-9, rtol=1e-9)
             torch.testing.assert_close(net(x), net(x, x), atol=0, rtol=0)
 
 @pytest.mark.parametrize('transition', TRANSITIONS)
@@ -126,7 +131,7 @@ def test_gradients(options):
     net = IncrementalResNet(2, 3, eta=.4, kernel_size=3, **options, **EXACT)
     names, params = zip(*net.named_parameters())
     def run(x, h0, *params): return torch.func.functional_call(net, dict(zip(names, params)), (x, h0))
-    x, h0 = (torch.randn(2, 2, *(3, 3)*(net.block == 'conv'), requires_grad=True) for _ in range(2))
+    x, h0 = (torch.randn(2, 2, *(3, 3)*(net.block == ConvBlock()), requires_grad=True) for _ in range(2))
     assert gradcheck(run, (x, h0, *params), fast_mode=True)
 
 @pytest.mark.parametrize('options', (dict(), dict(transition='rotation'), dict(injection='normed'), dict(steps=2)), ids=str)
@@ -229,9 +234,89 @@ def test_rest_points_keeps_layers_apart():
     "Row l·B + b of the solution is layer l of sample b; layers with harder equations take more iterations, the others no more than alone."
     U = contractive(torch.randn(3, 8, 8), 1.)*torch.tensor([.1, .5, .95])[:, None, None]
     p = torch.randn(3, 5, 8)
-    from deq_irnn.irnn import activation
-    s, sol = rest_points(U, p, activation('tanh'), tol=1e-10)
-    assert torch.equal(sol.z.view(3, 5, 8), s) and (sol.iterations.view(3, 5).double().mean(1).diff() > 0).all()
-    for l in range(3):
-        alone, _ = rest_points(U[[l, l]], p[[l, l]], activation('tanh'), tol=1e-10)
-        torch.testing.assert_close(alone[0], s[l], atol=1e-12, rtol=1e-12)
+    for find, how in ((reflected_rest_points, Solve(Picard(), tol=1e-10)), (rest_points, Solve(Picard(), tol=1e-10, max_iter=500))):
+        s, sol = find(U, p, activation('tanh'), how)
+        assert torch.equal(sol.z.view(3, 5, 8), s) and (sol.iterations.view(3, 5).double().mean(1).diff() > 0).all()
+        for l in range(3):
+            alone, _ = find(U[[l, l]], p[[l, l]], activation('tanh'), how)
+            torch.testing.assert_close(alone[0], s[l], atol=1e-12, rtol=1e-12)
+
+def test_euler_steps_are_the_ode_in_g():
+    "The definition, g_0 = c h and g ← g + η(φ(g − Rh) − (g − Rh)), and finite differences of it against autograd."
+    U, p, R = contractive(torch.randn(4, 4), .9), torch.randn(4), torch.linalg.qr(torch.randn(4, 4))[0]
+    eta, h = (.3, .2, .4), torch.randn(4)
+    def phi(s): return torch.tanh(s @ U.T + p)
+    for R, (start, c), scale in itertools.product((-torch.eye(4), torch.eye(4), R), (('previous', 1.), ('zero', 0.)), (1., .5)):
+        def ode(h):
+            g = c*h
+            for e in eta: g = g + e*(scale*phi((g - h @ R.T)/scale) - (g - h @ R.T))
+            return g
+        def ours(h): return h @ R.T + scale*euler_steps(phi, h, h @ R.T, eta, start, scale)
+        torch.testing.assert_close(ours(h), ode(h), atol=1e-12, rtol=0)
+        step = 1e-6*torch.eye(4)
+        torch.testing.assert_close(depth_jacobian(ours, h), ((ode(h + step) - ode(h - step))/2e-6).T, atol=1e-8, rtol=0)
+
+class Fold(DepthTransition):
+    "Another person's transition: MaxMin after an orthogonal matrix."
+    def __init__(self, depth, features):
+        super().__init__(depth, features)
+        self.skew = nn.Parameter(torch.randn(depth, features, features))
+    def turn(self, l, h):
+        a, b = torch.einsum('ij,bj...->bi...', torch.linalg.matrix_exp(self.skew[l] - self.skew[l].T), h).chunk(2, 1)
+        return torch.cat([torch.maximum(a, b), torch.minimum(a, b)], 1)
+
+class ReadHalf(DepthInjection):
+    "Another person's injection, with a parameter."
+    def __init__(self, depth, features):
+        super().__init__(depth, features)
+        self.share = nn.Parameter(torch.full((depth,), .5))
+    def forward(self, l, x, h): return self.share[l]*x + (1 - self.share[l])*h
+
+@pytest.mark.parametrize('block', ('dense', ConvBlock(1)), ids=str)
+@pytest.mark.parametrize('steps', (None, 2))
+def test_parts_of_ones_own(block, steps):
+    "A class each, trained; the fold keeps every singular value at 1 and nevertheless composes."
+    net = IncrementalResNet(4, 5, transition=Fold, block=block, **EXACT)
+    x, h0 = (torch.randn(4, *(2, 2)*(block != 'dense')) for _ in range(2))
+    def run(h): return net(x.expand(len(h), *x.shape), h)
+    assert (torch.linalg.svdvals(depth_jacobian(run, h0)) - 1).abs().max() < 1e-10
+    torch.testing.assert_close(net(x[None], h0[None]), reference_by_loop(net, x[None], h0[None]), atol=1e-9, rtol=0)
+    net = IncrementalResNet(4, 5, ReadHalf, steps, lambda depth, features: Fold(depth, features), block, **EXACT)
+    optimizer = torch.optim.SGD(net.parameters(), .1)
+    before = [p.clone() for p in net.parameters()]
+    for _ in range(2):
+        optimizer.zero_grad()
+        net(x[None]).square().sum().backward()
+        optimizer.step()
+    assert all((p != q).any() for p, q in zip(net.parameters(), before))
+
+def reference_by_loop(net, x, h):
+    net.parallel = False
+    return net(x, h)
+
+def test_parts_must_be_what_they_are_for():
+    for wrong in (dict(transition=Fold(3, 4)), dict(transition=3), dict(transition=lambda depth, features: nn.Identity()), dict(injection=nn.Identity()),
+                  dict(injection=ReadHalf(3, 4)), dict(block=3), dict(block=nn.Identity())):
+        with pytest.raises(TypeError, match=next(iter(wrong))): IncrementalResNet(4, 3, **wrong)
+    with pytest.raises(ValueError, match='sign'): DepthSign(3, 4, sign=0)
+    with pytest.raises(NotImplementedError, match='turn'): DepthTransition(3, 4).scan(torch.zeros(3, 1, 4), torch.zeros(1, 4))
+
+@pytest.mark.parametrize('options', (dict(), dict(transition='rotation'), dict(steps=2), dict(block='conv', injection='both')), ids=str)
+def test_from_the_meta_device(options):
+    net = IncrementalResNet(4, 3, **options)
+    x = input_for(net)
+    other = IncrementalResNet(4, 3, **options, device='meta').to_empty(device='cpu')
+    other.load_state_dict(net.state_dict())
+    torch.testing.assert_close(other(x), net(x), atol=0, rtol=0)
+    other.reset_parameters()
+    assert all(p.isfinite().all() and p.abs().max() < 4 for p in other.parameters())
+
+def test_solution_before_the_first_call():
+    net = IncrementalResNet(4, 3)
+    with pytest.raises(RuntimeError, match='call the layer first'): net.solution
+
+def test_atol_is_enough():
+    for depth in (1, 4):
+        net = IncrementalResNet(4, depth, tol=0., atol=1e-6, on_failure='raise')
+        net(torch.randn(3, 4))
+        assert net.solution.converged.all()
