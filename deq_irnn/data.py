@@ -304,7 +304,7 @@ def text_numbers(
     except ValueError as e: raise ValueError(f'{name}: {e}') from e
     if not x.isfinite().all():
         row = int((~x.isfinite()).flatten(1).any(1).nonzero()[0])
-        raise ValueError(f'{name}: all must be finite numbers; line {row + 1} is {lines[row][:60]!r}')
+        raise ValueError(f'{name}: all must be finite numbers; line {row + 1}: {lines[row][:50]!r}')
     return x
 
 # %% ../nbs/40_data.ipynb #35266c2a
@@ -323,7 +323,7 @@ def smartphone_activities(
         y = numbers(f'{split}/y_{split}.txt').flatten() - 1
         for name, signal in zip(names, x):
             if signal.shape != (len(y), 128):
-                raise ValueError(f'{name}: must be {len(y)} lines, as y_{split}.txt, of 128 numbers; '
+                raise ValueError(f'{name}: must be {len(y)} lines (y_{split}.txt) of 128 numbers; '
                                  f'got {tuple(signal.shape)}')
         return labelled(torch.stack(x, 2), y, 6, f'y_{split}.txt')
     return half('train'), half('test')
