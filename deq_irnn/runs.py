@@ -106,7 +106,7 @@ def load_checkpoint(
 
     Raises `FileNotFoundError`, and `ValueError` naming the file if it is damaged or another's."""
     try: content = torch.load(path, map_location=map_location, weights_only=True)
-    except OSError: raise
+    except (FileNotFoundError, PermissionError, IsADirectoryError): raise
     except Exception as e:
         why = ' '.join(f'{type(e).__name__}: {e}'.split())[:200]
         raise ValueError(f'{path} is no checkpoint that can be read; is it damaged? ({why})') from e

@@ -453,7 +453,7 @@ class HAR2(Task):
     """Two groups of activities from smartphone signals: x (N, 128, 9), standardised, y 0 or 1.
 
     1 for sitting, lying, walking upstairs. 7352 to train on, 2947 to test, of other people (UCI
-    "Human Activity Recognition Using Smartphones"; grouped as in Kusupati et al., arXiv 1901.02358).
+    "Human Activity Recognition Using Smartphones"; groups of Kusupati et al., arXiv 1901.02358).
     `DataNotFound` unless `folder` holds the folder 'UCI HAR Dataset' or its zip archive."""
     name = 'har2'
     input_size = 9
