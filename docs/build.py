@@ -5,6 +5,7 @@ Sphinx needs no network and no other program. The notebooks under nbs/ become Sp
 import dataclasses, importlib, inspect, re, shutil, subprocess, sys
 from pathlib import Path
 import nbformat, yaml
+from fastcore.docments import docments
 from nbformat.v4 import new_markdown_cell
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,9 +81,11 @@ class Site:
         kind = kind or ('class' if inspect.isclass(obj) else 'function' if inspect.isroutine(obj) else 'data')
         inner = [l for n, m in vars(obj).items() if inspect.isfunction(m) and m.__doc__ and n[0] != '_' for l in self.entry(page, n, m, 'method')] if kind == 'class' else []
         doc = '' if kind == 'data' else inspect.cleandoc(own_doc(obj))
-        fence, prose = ':::' if kind == 'method' else '::::', self.prose(page, re.sub(r'(`[^`]*`)|([*_])', lambda m: m[1] or '\\' + m[2], doc))
-        return [f'{fence}{{py:{kind}}} {name}{"" if kind == "data" else signature(obj)}', *[f':module: {self.modules[page].__name__}']*(kind != 'method'),
-                *[f':value: {obj!r}']*(kind == 'data' and len(repr(obj)) < 90 and ' at 0x' not in repr(obj)), '', prose, *inner, fence, '']
+        fence, prose = ':::' if kind == 'method' else '::::', self.prose(page, plain(doc))
+        shown = kind == 'data' and len(repr(obj)) < 90 and ' at 0x' not in repr(obj)
+        return [f'{fence}{{py:{kind}}} {name}{"" if kind == "data" else signature(obj)}',
+                *[f':module: {self.modules[page].__name__}']*(kind != 'method'), *[f':value: {obj!r}']*shown,
+                '', prose, '', *(parameters(obj) if kind != 'data' else []), *inner, fence, '']
 
 def key(page): return page[:2] if page[:2].isdigit() else page
 
@@ -104,17 +107,48 @@ def own_doc(obj):
     doc = vars(obj).get('__doc__') if inspect.isclass(obj) else obj.__doc__
     return '' if not doc or doc.startswith(f'{obj.__name__}(') else doc
 
+def plain(text):
+    "Markdown in which `*` and `_` mean themselves, but in code."
+    return re.sub(r'(`[^`]*`)|([*_])', lambda m: m[1] or '\\' + m[2], text)
+
+def written(annotation):
+    "A type as the source has it."
+    if annotation is inspect.Parameter.empty: return ''
+    if isinstance(annotation, type) and not hasattr(annotation, '__args__'): return annotation.__name__
+    return re.sub(r'\b(?:typing|torch|collections\.abc|deq_irnn\.\w+)\.', '', str(annotation))
+
+def parameters(obj):
+    "The docments of `obj` as a table of parameters, with a row for what is returned; nothing where no parameter is commented."
+    try: found = docments(obj, full=True, returns=True)
+    except (TypeError, ValueError, OSError): return []
+    if not any(p.docment for p in found.values()): return []
+    rows = [('parameter', 'type', 'default', 'meaning')]
+    for name, p in found.items():
+        if name == 'self' or (name == 'return' and not p.docment): continue
+        empty = p.default is inspect.Parameter.empty or name == 'return'
+        cells = (f'*{name}s*' if name == 'return' else f'`{name}`', f'`{written(p.anno)}`' if written(p.anno) else '',
+                 '' if empty else f'`{default(p.default)}`', plain(' '.join((p.docment or '').split())))
+        rows.append(cells)
+    lines = [f'  - {cell}' if i else f'* - {cell}' for row in rows for i, cell in enumerate(row)]
+    return ['```{list-table}', ':header-rows: 1', ':class: parameters', '', *lines, '```', '']
+
 class Shown(str):
     "A default as the source would have it."
     def __repr__(self): return str(self)
 
 def signature(obj):
     "The arguments as written: `solver=Anderson()`, `nonlinearity=tanh`, no self."
-    def shown(v): return v if v is inspect._empty else Shown(f'{type(v).__name__}()' if dataclasses.is_dataclass(v) else getattr(v, '__name__', repr(v)))
+    def shown(v): return v if v is inspect.Parameter.empty else Shown(default(v))
     try: sig = inspect.signature(obj)
     except ValueError: return '()'
-    parameters = [p.replace(default=shown(p.default)) for p in sig.parameters.values() if p.name != 'self']
-    return str(sig.replace(parameters=parameters, return_annotation=inspect._empty))
+    names = [p.replace(default=shown(p.default), annotation=inspect.Parameter.empty)
+             for p in sig.parameters.values() if p.name != 'self']
+    return str(sig.replace(parameters=names, return_annotation=inspect.Signature.empty))
+
+def default(value):
+    "A default value, short."
+    if dataclasses.is_dataclass(value) and not isinstance(value, type): return f'{type(value).__name__}()'
+    return getattr(value, '__name__', repr(value))
 
 def build(out, work, nbs=ROOT/'nbs'):
     "The site in folder `out`, by Sphinx; `work` keeps what a second build need not do again. Any warning is an error: returns Sphinx's exit status."

@@ -30,5 +30,6 @@ def test_wheel_holds_the_package(tmp_path):
     with zipfile.ZipFile(next((tmp_path/'out').glob('*.whl'))) as wheel:
         inside = wheel.namelist()
         meta = wheel.read(next(n for n in inside if n.endswith('METADATA'))).decode()
-    assert {n for n in inside if n.endswith('.py')} == {n for n in names if n.startswith('deq_irnn/')}
+    assert {n for n in inside if n.startswith('deq_irnn/')} == {n for n in names if n.startswith('deq_irnn/')}
+    assert 'deq_irnn/py.typed' in inside, 'type checkers must know that the package has types'
     assert [line for line in meta.splitlines() if line.startswith('Requires-Dist') and 'extra' not in line] == ['Requires-Dist: torch>=2.4', 'Requires-Dist: fastcore']
