@@ -623,6 +623,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                'deq_irnn.runs.one_by_one': ('runs.html#one_by_one', 'deq_irnn/runs.py'),
                                'deq_irnn.runs.options_of': ('runs.html#options_of', 'deq_irnn/runs.py'),
                                'deq_irnn.runs.packed_job': ('runs.html#packed_job', 'deq_irnn/runs.py'),
+                               'deq_irnn.runs.parameters_of': ('runs.html#parameters_of', 'deq_irnn/runs.py'),
                                'deq_irnn.runs.portable': ('runs.html#portable', 'deq_irnn/runs.py'),
                                'deq_irnn.runs.printed': ('runs.html#printed', 'deq_irnn/runs.py'),
                                'deq_irnn.runs.progress_bar': ('runs.html#progress_bar', 'deq_irnn/runs.py'),

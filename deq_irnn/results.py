@@ -29,6 +29,9 @@ def read_results(
     parts = {'plan', 'task', 'machine', 'runs'}
     if not (isinstance(found, dict) and parts <= found.keys()):
         raise ValueError(f'{file} does not hold the results of a study')
+    for row in (row for run in found['runs'] for row in run['history']):
+        for key in ('metric', 'test_loss', 'train_loss', 'grad_norm'):
+            if row.get(key) is None: row[key] = math.nan  # JSON has no number for it
     return found
 
 # %% ../nbs/42_results.ipynb #46d85e6d

@@ -11,13 +11,13 @@ __all__ = ['TOL', 'GATE', 'MODELS', 'BASELINES', 'ROOTS', 'PRESETS', 'LinearRecu
            'plot_command', 'listing', 'main']
 
 # %% ../nbs/15_study.ipynb #5cf7c64e
-import argparse, inspect, math, os, platform, shutil, statistics, sys, traceback
+import argparse, math, os, platform, shutil, statistics, sys, traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ from .tasks import TASKS, DataNotFound, Task, get_task, task_maker
 from .training import SequenceModel, Settings, TrainingDiverged, fit, solutions
 from .root_irnn import RootIRNN
 from .runs import by_name, in_processes, load_checkpoint, one_by_one, packed_job
-from .runs import progress_bar, tidy, write_json as write_json
+from .runs import parameters_of, progress_bar, tidy, write_json as write_json
 from .results import PICTURES as PICTURES, Results, check_plotting, plot as plot
 from .results import draw_curves as draw_curves, draw_gradient as draw_gradient
 from .results import draw_residual as draw_residual, draw_time as draw_time
@@ -139,7 +139,7 @@ MODELS: dict[str, Any] = {
 # %% ../nbs/15_study.ipynb #81c179b0
 def sized(make:Callable[..., nn.Module], F:int, D:int, T:int) -> nn.Module:
     "`make(F, D)`, with `length=T` if it has a parameter of this name."
-    if 'length' in inspect.signature(make).parameters: return make(F, D, length=T)
+    if 'length' in parameters_of(make): return make(F, D, length=T)
     return make(F, D)
 
 def find_model(
@@ -151,7 +151,7 @@ def find_model(
     if not callable(found):
         raise ValueError(f'model {name!r} must be a Model, or make a network of '
                          f'(input_size, hidden_size); got {found!r}')
-    return Model(partial(sized, found), name)
+    return Model(partial(sized, cast(Any, found)), name)
 
 def with_head(
     model:Model,  # what makes the network
@@ -161,7 +161,8 @@ def with_head(
     "The network with its head."
     rnn = model.make(task.input_size, hidden, task.length)
     if not isinstance(rnn, nn.Module):
-        raise ValueError(f'{model.about}: must make a module like nn.RNN; made a {type(rnn).__name__}')
+        made = type(rnn).__name__
+        raise ValueError(f'{model.about}: must make a module like nn.RNN; made a {made}')
     return SequenceModel(rnn, task.output_size, task.read)
 
 # %% ../nbs/15_study.ipynb #df9fa753
@@ -588,7 +589,7 @@ def parser() -> argparse.ArgumentParser:
     add_study_options(sub.add_argument)
     sub.set_defaults(run=study_command, parser=sub)
     for name, what, run in (('table', 'print the table of a study', table_command),
-                            ('plot', 'print the table of a study, draw its pictures', plot_command)):
+                            ('plot', 'print the table of a study and draw it', plot_command)):
         sub = commands.add_parser(name, help=what, description=what.capitalize() + '.', **look)
         sub.add_argument('files', metavar='RUN', nargs='+', type=Path,
                          help='a results file, the folder of a run, or its name below --out')
@@ -604,7 +605,7 @@ def plan_of(
     args:argparse.Namespace,  # of `deq-irnn study`
     folder:Path,              # of the run
 ) -> Plan:
-    "The preset, or the plan that is resumed, with what the options say. `ValueError` if it differs."
+    "The preset, or the plan that is resumed, with what the options say; `ValueError` for another."
     names = ('models', 'seeds', 'epochs', 'batch_size', 'lr', 'hidden', 'params')
     new = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.task: new['task'], new['options'] = args.task
@@ -706,9 +707,8 @@ def listing() -> str:
     "Networks, tasks with their options, and presets."
     def about(make: Any) -> str:
         text = (getattr(make, 'func', make).__doc__ or '').strip().split('\n')[0]
-        taken = getattr(make, 'keywords', {})
-        options = [p for k, p in inspect.signature(make).parameters.items() if k not in taken]
-        return f'{text}\n{"":24} ' + (', '.join(f'{p.name}={p.default!r}' for p in options) or '–')
+        options = ', '.join(f'{p.name}={p.default!r}' for p in parameters_of(make).values())
+        return f'{text}\n{"":24} {options or "–"}'
     parts = {'networks (--models)': {k: find_model(k).about for k in MODELS},
              'tasks (--task), with their options': {k: about(make) for k, make in TASKS.items()},
              'presets (--preset)': {k: p.about for k, p in PRESETS.items()}}

@@ -9,7 +9,7 @@ __all__ = ['TASKS', 'Split', 'Task', 'own_generator', 'InventedTask', 'AddingPro
            'task_maker', 'get_task']
 
 # %% ../nbs/13_tasks.ipynb #3d199cb9
-import copy, inspect, math, os
+import copy, math, os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from .data import DataFolder as DataFolder, DataNotFound as DataNotFound
 from .data import data_home as data_home, log_mel as log_mel
 from .data import HAR_SIGNALS, Labelled, cifar10, mnist, read_text, sensor_activities
 from .data import sklearn_digits, smartphone_activities, speech_commands
-from .runs import by_name
+from .runs import by_name, parameters_of
 
 # %% ../nbs/13_tasks.ipynb #ff18f1a9
 class Split:
@@ -587,8 +587,7 @@ def task_maker(
     make: Callable[..., Task] = by_name('task', name, TASKS)
     if not callable(make):
         raise ValueError(f'task {name!r} must be a Task class or a function; got {make!r}')
-    taken = getattr(make, 'keywords', {})
-    found = {k: p for k, p in inspect.signature(make).parameters.items() if k not in taken}
+    found = parameters_of(make)
     anything = any(p.kind is p.VAR_KEYWORD for p in found.values())
     for key in options:
         if key not in found and not anything:
