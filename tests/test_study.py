@@ -1,16 +1,41 @@
 "The command line, as a user types it: a tiny run, its folder, wrong options, interruption, resumption."
-import json, os, signal, subprocess, sys, time
+import json, os, shutil, signal, subprocess, sys, time
+from dataclasses import replace
 from pathlib import Path
-import pytest
-from conftest import hearing
-from deq_irnn.study import Plan, run_one
 
-COMMAND = [Path(sys.executable).parent/'deq-irnn']
+import pytest
+from torch import nn
+
+from conftest import hearing
+from deq_irnn.results import palette, read_results
+from deq_irnn.runs import write_json
+from deq_irnn.study import MODELS, Model, Plan, main, plot, run_one, study, table
+from deq_irnn.tasks import TASKS, AddingProblem
+
+ROOT = Path(__file__).resolve().parents[1]
+
+MAIN = 'import sys; from deq_irnn.study import main; sys.exit(main())'  # what `deq-irnn` runs
+COMMAND = [sys.executable, '-c', MAIN]
 TINY = ['--models', 'irnn-1,root-rotation', '--seeds', '1', '--epochs', '1', '--hidden', '8', '--task', 'adding:length=6,train_size=64,test_size=32', '--workers', '1']
 
 def run(*args, **options):
-    env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} | {'OMP_NUM_THREADS': '1'}
-    return subprocess.run([*COMMAND, *map(str, args)], capture_output=True, text=True, env=env, timeout=120, **options)
+    env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} | {'OMP_NUM_THREADS': '1'} | options.pop('env', {})
+    return subprocess.run([*COMMAND, *map(str, args)], capture_output=True, text=True, env=env, timeout=180, **options)
+
+class Done:
+    "What came of the command when it is called in this process, as `here` does: quick, where no process of its own is needed."
+    def __init__(self, returncode, stdout, stderr): self.returncode, self.stdout, self.stderr = returncode, stdout, stderr
+
+@pytest.fixture
+def here(capfd, monkeypatch):
+    def run(*args, cwd=None, env=()):
+        monkeypatch.setattr(sys, 'path', list(sys.path))
+        if cwd is not None: monkeypatch.chdir(cwd)
+        for name, value in dict(env).items(): monkeypatch.setenv(name, value)
+        capfd.readouterr()
+        code = main([str(a) for a in args])
+        return Done(code, *capfd.readouterr())
+    return run
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
@@ -29,14 +54,14 @@ def test_a_run_leaves_results_checkpoints_and_pictures(folder):
     assert {r['model']: r['status'] for r in results['runs']} == {'irnn-1': 'finished', 'root-rotation': 'finished'}
     assert len(results['runs'][0]['history']) == 1 and results['plan']['epochs'] == 1 and 'versions' in json.dumps(results)
 
-def test_an_existing_folder_is_not_overwritten(folder):
+def test_an_existing_folder_is_not_overwritten(here, folder):
     before = (folder/'tiny/results.json').read_bytes()
-    again = run('study', *TINY, '--out', folder, '--name', 'tiny')
+    again = here('study', *TINY, '--out', folder, '--name', 'tiny')
     assert again.returncode == 2 and '--resume' in again.stderr and '--name' in again.stderr
     assert (folder/'tiny/results.json').read_bytes() == before
 
-def test_resume_adds_what_is_missing(folder):
-    more = run('study', '--resume', '--out', folder, '--name', 'tiny', '--models', 'irnn-1,root-rotation,rnn', '--workers', '1')
+def test_resume_adds_what_is_missing(here, folder):
+    more = here('study', '--resume', '--out', folder, '--name', 'tiny', '--models', 'irnn-1,root-rotation,rnn', '--workers', '1')
     assert more.returncode == 0, more.stderr
     assert {r['model'] for r in json.loads((folder/'tiny/results.json').read_text())['runs']} == {'irnn-1', 'root-rotation', 'rnn'}
 
@@ -44,21 +69,21 @@ def test_what_tell_returns_does_not_stop_the_training(tmp_path):
     plan = Plan('', 'adding', ('irnn-1',), dict(length=6, train_size=64, test_size=32), seeds=1, hidden=8, epochs=3)
     assert len(run_one(plan, 'irnn-1', 0, tmp_path, 'cpu', tell=lambda: True)['history']) == 3
 
-def test_plot(folder):
+def test_plot(here, folder):
     (folder/'tiny/gradient.png').unlink()
-    assert run('plot', folder/'tiny').returncode == 0 and (folder/'tiny/gradient.png').exists()
-    missing = run('plot', folder/'nothing')
+    assert here('plot', folder/'tiny').returncode == 0 and (folder/'tiny/gradient.png').exists()
+    missing = here('plot', folder/'nothing')
     assert missing.returncode == 2 and 'results.json' in missing.stderr
 
-def test_help_explains_every_option():
-    text = run('study', '--help').stdout
-    for option in 'preset models task seeds epochs batch-size lr hidden params device threads out name resume save list'.split(): assert f'--{option}' in text
-    assert '130' in run('--help').stdout + text                          # exit codes
+def test_help_explains_every_option(here):
+    text = here('study', '--help').stdout
+    for option in 'preset models task seeds epochs batch-size lr hidden params device threads out name resume save no-plots strict list'.split(): assert f'--{option}' in text
+    assert '130' in here('--help').stdout + text                          # exit codes
 
 @pytest.mark.parametrize('wrong, named', [(['--models', 'lstn'], 'lstn'), (['--seeds', '-1'], '-1'), (['--task', 'adding:size=3'], 'size'), (['--preset', 'all'], 'all'),
                                           (['--device', 'tpu'], 'tpu'), (['--lr', 'fast'], 'fast'), (['--colour', 'red'], '--colour')])
-def test_wrong_options_name_themselves(wrong, named, tmp_path):
-    done = run('study', *wrong, '--out', tmp_path)
+def test_wrong_options_name_themselves(here, wrong, named, tmp_path):
+    done = here('study', *wrong, '--out', tmp_path)
     assert done.returncode == 2 and named in done.stderr and 'Traceback' not in done.stderr and not list(tmp_path.iterdir())
 
 def test_interrupted_keeps_what_is_finished(tmp_path):
@@ -74,3 +99,174 @@ def test_interrupted_keeps_what_is_finished(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and '--resume' in err, err
     assert [r['seed'] for r in json.loads(results.read_text())['runs']] == [0]
+
+
+# ---- open from outside -------------------------------------------------------------------------------------------------
+
+OWN = '''
+import torch
+from torch import nn
+from deq_irnn.tasks import InventedTask, Split
+
+class Net(nn.Module):
+    "Batch first, and with a state."
+    batch_first = True
+    def __init__(self, input_size, hidden_size):
+        super().__init__()
+        self.hidden_size, self.rnn = hidden_size, nn.GRU(input_size, hidden_size, batch_first=True)
+    def forward(self, x, h=None): return self.rnn(x, h)
+
+class Stateless(nn.Module):
+    "Looks at a window of its inputs; returns no state."
+    def __init__(self, input_size, hidden_size, length):
+        super().__init__()
+        self.length, self.hidden_size, self.lift = length, hidden_size, nn.Linear(input_size, hidden_size)
+    def forward(self, x): return self.lift(x).cumsum(0)/self.length, None
+
+class Parity(InventedTask):
+    "Whether the number of ones is even."
+    name, output_size, chance = 'parity', 2, .5
+    def __init__(self, length=8): super().__init__(96, 32); self.length = length
+    def draw(self, n, generator):
+        x = torch.randint(2, (n, self.length, 1), generator=generator)
+        return Split(x.float(), x.sum((1, 2)) % 2)
+'''
+
+@pytest.fixture
+def own(tmp_path):
+    "A user's module, in the folder where the command is given."
+    (tmp_path/'my_nets.py').write_text(OWN)
+    return tmp_path
+
+def test_own_models_and_task_by_name_with_two_workers(own):
+    models = 'my_nets:Net,my_nets:Stateless,lstm'
+    done = run('study', '--models', models, '--task', 'my_nets:Parity:length=5', '--seeds', 1, '--epochs', 1, '--hidden', 4, '--workers', 2, cwd=own)
+    assert done.returncode == 0, done.stderr
+    folder = own/'runs/Parity'                                          # named after the task
+    results = json.loads((folder/'results.json').read_text())
+    assert {r['model']: r['status'] for r in results['runs']} == dict.fromkeys(models.split(','), 'finished')
+    assert results['task']['name'] == 'parity' and results['task']['length'] == 5 and results['machine']['workers'] == 2
+    assert {p.name for p in folder.iterdir()} >= {'my_nets.Net-0.pt', 'gradient.png'} and '| my_nets:Stateless' in done.stdout
+    more = run('study', '--resume', '--task', 'my_nets:Parity:length=5', '--seeds', 2, '--workers', 2, cwd=own)
+    assert more.returncode == 0, more.stderr
+    assert len(json.loads((folder/'results.json').read_text())['runs']) == 6
+    elsewhere = run('table', folder)                                    # a table needs none of it
+    assert elsewhere.returncode == 0 and '| my_nets:Net' in elsewhere.stdout
+
+def make_gru(F, D, T): return nn.GRU(F, D)                               # another process can import it
+
+def tiny(**new):
+    return replace(Plan('', 'adding', ('lstm',), dict(length=6, train_size=64, test_size=32), seeds=1, hidden=6, epochs=1), **new)
+
+def test_an_addition_to_the_registry_reaches_the_workers(tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, 'mine', Model(make_gru, 'my own'))
+    monkeypatch.setitem(TASKS, 'short', AddingProblem)
+    results = study(tiny(models=('mine', 'lstm'), task='short'), tmp_path/'a', 'cpu', workers=2, progress=False)
+    assert [r['status'] for r in results['runs']] == ['finished']*2
+    assert '| mine' in table(results) and len(plot(results, tmp_path/'a')) == 4
+
+@pytest.mark.parametrize('workers', [1, 2])
+def test_an_addition_that_cannot_reach_them_is_refused_before_training(workers, tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, 'mine', lambda input_size, hidden_size: nn.GRU(input_size, hidden_size))
+    plan = tiny(models=('mine', 'lstm'))
+    if workers == 1: assert len(study(plan, tmp_path/'a', 'cpu', progress=False)['runs']) == 2
+    else:
+        with pytest.raises(ValueError, match="'mine'.*module:name"): study(plan, tmp_path/'a', 'cpu', workers=2, progress=False)
+        assert not (tmp_path/'a').exists()
+
+def test_every_network_has_a_colour():
+    names = [f'net{i}' for i in range(25)]
+    assert set(palette(names)) == set(names) and len(set(palette(names[:20]).values())) == 20
+
+
+# ---- what was wrong in the first version -------------------------------------------------------------------------------
+
+def test_plot_and_table_read_a_results_file(here, tmp_path):
+    done = here('plot', ROOT/'results/digits.json', '--out', tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert '| root-rotation' in done.stdout and len(list((tmp_path/'digits').glob('*.png'))) == 4
+    both = here('table', ROOT/'results/digits.json', ROOT/'results/copy.json')
+    assert both.returncode == 0 and both.stdout.count('| network') == 2
+    for wrong in ('charlm.json', 'nothing.json'):
+        other = here('table', ROOT/'results'/wrong)
+        assert other.returncode == 2 and wrong in other.stderr and 'Traceback' not in other.stderr
+
+def test_a_damaged_results_file_is_named(here, tmp_path):
+    (tmp_path/'results.json').write_text('{"plan"')
+    done = here('table', tmp_path)
+    assert done.returncode == 2 and 'results.json' in done.stderr and 'Traceback' not in done.stderr
+
+def test_without_matplotlib_it_says_so_before_training(tmp_path):
+    (tmp_path/'lib/matplotlib').mkdir(parents=True)
+    (tmp_path/'lib/matplotlib/__init__.py').write_text("raise ImportError('no matplotlib here')")
+    paths = os.pathsep.join([str(tmp_path/'lib'), *filter(None, [os.environ.get('PYTHONPATH')])])
+    options = dict(env={'PYTHONPATH': paths}, cwd=tmp_path)
+    done = run('study', *TINY, '--name', 'x', **options)
+    assert done.returncode == 2 and 'matplotlib' in done.stderr and '--no-plots' in done.stderr
+    assert not (tmp_path/'runs').exists()
+    done = run('study', *TINY, '--name', 'x', '--no-plots', **options)
+    assert done.returncode == 0 and '| irnn-1' in done.stdout, done.stderr
+
+def test_a_run_on_another_task_has_its_name(here, tmp_path):
+    for name in ('adding', 'adding-2'):
+        done = here('study', *TINY, '--models', 'rnn', '--no-plots', cwd=tmp_path)
+        assert done.returncode == 0 and (tmp_path/'runs'/name/'results.json').exists(), done.stderr
+
+@pytest.mark.parametrize('wrong, named', [(['--hidden', '3', '--task', 'digits', '--models', 'root-rotation'], 'hidden_size'),
+                                          (['--task', 'adding:length=1.5'], '1.5'), (['--task', 'har2'], 'UCI HAR'),
+                                          (['--task', 'text:path=/none'], '/none'), (['--threads', '100000'], '100000'),
+                                          (['--task', 'nowhere:task'], 'nowhere'), (['--models', 'math:pi'], 'math:pi'),
+                                          (['--models', 'nowhere:Net'], 'nowhere')])
+def test_a_mistake_exits_with_2_and_leaves_no_folder(here, wrong, named, tmp_path):
+    done = here('study', '--name', 'b2', '--seeds', '2', '--epochs', '1', '--workers', 1 + (named == 'UCI HAR'), *wrong, cwd=tmp_path, env={'DEQ_IRNN_DATA': str(tmp_path)})
+    assert done.returncode == 2 and named in done.stderr and 'Traceback' not in done.stderr, done.stderr
+    assert not (tmp_path/'runs/b2').exists()
+
+def test_a_divergence_is_a_result(here, tmp_path):
+    "With a loss that is not finite: exit 0 and a warning; with --strict, 1."
+    (tmp_path/'bad.py').write_text('''
+import math
+from deq_irnn.tasks import AddingProblem
+class Task(AddingProblem):
+    name = 'bad'
+    def __init__(self): super().__init__(6, 64, 32)
+    def loss(self, out, y): return super().loss(out, y)*math.inf
+''')
+    options = ['--task', 'bad:Task', '--models', 'rnn', '--seeds', '1', '--epochs', '1', '--hidden', '4', '--no-plots']
+    for strict in (False, True):
+        done = here('study', *options, *['--strict']*strict, cwd=tmp_path)
+        assert done.returncode == strict and 'warning: rnn seed 0 diverged' in done.stderr, done.stderr
+
+def test_a_model_of_its_own_that_fails_is_reported_and_the_others_go_on(here, tmp_path):
+    (tmp_path/'frail.py').write_text('''
+from torch import nn
+class Net(nn.GRU):
+    def __init__(self, input_size, hidden_size): super().__init__(input_size, hidden_size)
+    def forward(self, *a): raise OverflowError('my own mistake')
+''')
+    done = here('study', '--task', 'adding:length=6,train_size=64,test_size=32', '--models', 'frail:Net,rnn', '--seeds', '1', '--epochs', '1', '--hidden', '4', cwd=tmp_path)
+    assert done.returncode == 1 and 'my own mistake' in done.stderr and '| rnn' in done.stdout
+    assert {r['status'] for r in json.loads((tmp_path/'runs/adding/results.json').read_text())['runs']} == {'finished', 'failed'}
+
+def test_a_killed_worker_is_told(here, tmp_path):
+    (tmp_path/'dying.py').write_text('''
+import os
+from torch import nn
+class Net(nn.GRU):
+    def __init__(self, input_size, hidden_size): super().__init__(input_size, hidden_size)
+    def forward(self, *a): os._exit(9)
+''')
+    done = here('study', '--task', 'adding:length=6,train_size=64,test_size=32', '--models', 'dying:Net', '--seeds', '2', '--epochs', '1', '--workers', 2, cwd=tmp_path)
+    assert done.returncode == 1 and 'killed' in done.stderr and '--resume' in done.stderr
+
+@pytest.mark.skipif(not shutil.which('deq-irnn', path=str(Path(sys.executable).parent)), reason='not installed')
+def test_the_console_script_is_there():
+    done = subprocess.run([Path(sys.executable).parent/'deq-irnn', '--version'], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith('deq_irnn ')
+
+def test_numbers_that_are_none_can_be_shown(tmp_path):
+    results = study(tiny(), tmp_path/'a', 'cpu', progress=False)
+    results['runs'][0]['history'][-1]['metric'] = None                 # what JSON has for NaN
+    write_json(tmp_path/'a/results.json', results)
+    results = read_results(tmp_path/'a')
+    assert 'nan' in table(results) and len(plot(results, tmp_path/'a')) == 4

@@ -1,5 +1,5 @@
 """Tasks: their contract, their reproducibility, and the loaders on small files in the true format."""
-import builtins, gzip, io, math, struct, tarfile, wave, zipfile
+import builtins, gzip, io, math, struct, sys, tarfile, wave, zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from deq_irnn.tasks import (TASKS, AddingProblem, CharacterText, CopyMemory, DataFolder, DataNotFound, Digits, DSA19, HAR2, PaddedCIFAR10,
-                            PaddedDigits, PixelMNIST, SpeechCommands, get_task)
+from deq_irnn.tasks import (TASKS, AddingProblem, CharacterText, CopyMemory, DataFolder, DataNotFound, Digits, DSA19, HAR2,
+                            InventedTask, PaddedCIFAR10, PaddedDigits, PixelMNIST, SpeechCommands, Split, Task, get_task)
 
 offline = ['adding', 'copy', 'digits', 'permuted_digits', 'padded_digits', 'text']
 fetched = ['mnist', 'permuted_mnist', 'padded_cifar10', 'har2', 'dsa19', 'speech']
@@ -46,6 +46,32 @@ def test_registry():
     with pytest.raises(ValueError, match="'adding' has no option 'lenght'.*length, train_size"): get_task('adding', lenght=3)
     with pytest.raises(ValueError, match='no option'): get_task('permuted_digits', permuted=False)
     assert get_task('adding', length=7).length == 7
+
+
+class Parity(InventedTask):
+    "A task of somebody else."
+    name, output_size, chance = 'parity', 2, .5
+    def __init__(self, length=6): super().__init__(20, 10); self.length = length
+    def draw(self, n, generator):
+        x = torch.randint(2, (n, self.length, 1), generator=generator)
+        return Split(x.float(), x.sum((1, 2)) % 2)
+
+
+def test_a_task_of_ones_own_by_name_and_by_module(monkeypatch):
+    monkeypatch.setitem(TASKS, 'parity', Parity)
+    module = Parity.__module__
+    assert module in sys.modules
+    for name in ('parity', f'{module}:Parity'):
+        train, test = get_task(name, length=9).train_test(1)
+        assert train.x.shape == (20, 9, 1) and torch.equal(train.x.sum((1, 2)) % 2, train.y.float())
+    for wrong, words in ((f'{module}:Purity', 'Purity'), ('nowhere_at_all:Task', 'nowhere_at_all'), ('math:pi', 'math:pi'),
+                         ('builtins:dict', 'must make a Task')):
+        with pytest.raises(ValueError, match=words): get_task(wrong)
+
+
+def test_what_a_subclass_must_define_is_said():
+    with pytest.raises(NotImplementedError, match='Task must define train_test'): Task().train_test()
+    with pytest.raises(NotImplementedError, match='InventedTask must define draw'): InventedTask().train_test()
 
 
 @pytest.mark.parametrize('make, error, words', [
@@ -274,3 +300,69 @@ def test_text_from_a_file(tmp_path):
     assert task.metric(certain, train.y) < 1e-6 and len(test) == 11
     with pytest.raises(DataNotFound, match='missing.txt'): CharacterText(path=tmp_path/'missing.txt')
     assert not task.higher_is_better and task.metric_name == 'bits per character'
+
+
+# ---- files that are wrong: each was accepted, or said nothing useful, in the first version ------------------------------------------
+
+def test_a_class_for_each_sample_and_only_those_that_exist(tmp_path):
+    _mnist_files(tmp_path)
+    labels = tmp_path/'train-labels-idx1-ubyte.gz'
+    labels.write_bytes(gzip.compress(_idx(torch.arange(5, dtype=torch.uint8))))
+    with pytest.raises(ValueError, match='train-labels.*5 classes for 6 samples'): PixelMNIST(folder=tmp_path).train_test()
+    labels.write_bytes(gzip.compress(_idx(torch.tensor([0, 1, 2, 3, 4, 200], dtype=torch.uint8))))
+    with pytest.raises(ValueError, match='train-labels.*from 0 to 9; found 200'): PixelMNIST(folder=tmp_path).train_test()
+
+
+def test_a_cut_off_cifar_file_is_named(tmp_path):
+    for i in range(1, 6): (tmp_path/f'data_batch_{i}.bin').write_bytes(bytes(3073))
+    (tmp_path/'test_batch.bin').write_bytes(bytes(3000))
+    with pytest.raises(ValueError, match='test_batch.bin'): PaddedCIFAR10(length=40, folder=tmp_path).train_test()
+
+
+@pytest.mark.parametrize('line, words', [(' '.join(['nan']*128), 'line 2.*nan'), ('0 1 2', 'body_acc_x_train'), ('x'*5, 'could not convert'), (None, '3 lines')])
+def test_text_that_is_not_numbers_is_named(line, words, tmp_path):
+    folder = tmp_path/'UCI HAR Dataset'
+    good = ' '.join(['0.5']*128)
+    for split in ('train', 'test'):
+        (folder/split/'Inertial Signals').mkdir(parents=True)
+        (folder/split/f'y_{split}.txt').write_text('1\n2\n3\n')
+        for s in HAR2.signals: (folder/split/'Inertial Signals'/f'{s}_{split}.txt').write_text('\n'.join([good]*3))
+    bad = folder/'train/Inertial Signals/body_acc_x_train.txt'
+    bad.write_text('\n'.join([good, line, good] if line else [good]*2))
+    with pytest.raises(ValueError, match='body_acc_x_train') as e: HAR2(folder=tmp_path).train_test()
+    assert __import__('re').search(words, str(e.value))
+
+
+def test_a_bomb_is_not_unpacked(tmp_path):
+    "A zip in a zip: on disk some kilobytes, in memory 50 megabytes, which are never made."
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, 'w', zipfile.ZIP_DEFLATED) as z: z.writestr('x.txt', bytes(50_000_000))
+    with zipfile.ZipFile(tmp_path/'a.zip', 'w', zipfile.ZIP_DEFLATED) as z:
+        z.writestr('bomb.zip', bytes(50_000_000))
+        z.writestr('small.zip', inner.getvalue())
+    with pytest.raises(ValueError, match='a.zip unpacks to 50,000,000 bytes'): DataFolder(tmp_path, largest=10**6)
+    (tmp_path/'a.zip').write_bytes(inner.getvalue())
+    (tmp_path/'y.gz').write_bytes(gzip.compress(bytes(50_000_000)))
+    for name in ('x.txt', 'y'):
+        with pytest.raises(ValueError, match='at most 1,000,000'): DataFolder(tmp_path, largest=10**6).read(name)
+
+
+@pytest.mark.parametrize('name', ['torn.zip', 'torn.tar.gz', 'torn.tar'])
+def test_a_broken_archive_is_named(name, tmp_path):
+    (tmp_path/name).write_bytes(b'PK nothing of the kind')
+    with pytest.raises(ValueError, match=name): DataFolder(tmp_path)
+
+
+def test_a_broken_member_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path/'a.zip', 'w') as z: z.writestr('x.txt', 'some text that is long enough')
+    content = (tmp_path/'a.zip').read_bytes().replace(b'some text', b'SOME TEXT')
+    (tmp_path/'a.zip').write_bytes(content)
+    (tmp_path/'y.txt.gz').write_bytes(gzip.compress(b'some text')[:-6])
+    files = DataFolder(tmp_path)
+    for name in ('x.txt', 'y.txt'):
+        with pytest.raises(ValueError, match='cannot be read'): files.read(name)
+
+
+def test_not_a_wave_file_is_named(tmp_path):
+    _tar(tmp_path/'speech_commands_v0.02.tar.gz', {'no/a.wav': b'nothing', 'yes/b.wav': _wav(9, .1), 'testing_list.txt': b''})
+    with pytest.raises(ValueError, match='no/a.wav'): SpeechCommands(words='no yes', folder=tmp_path).train_test()
