@@ -7,7 +7,8 @@ __all__ = ['KINDS', 'split', 'Plan', 'plan', 'fits', 'rest', 'compile_for']
 
 # %% ../nbs/35_kernel.ipynb #36ee43ad
 # Triton's language is not quite Python, which a type checker cannot know:
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
+# pyright: reportArgumentType=false, reportCallIssue=false
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
