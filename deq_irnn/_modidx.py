@@ -1065,6 +1065,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                  'deq_irnn.tokens._norms': ('tokens.html#_norms', 'deq_irnn/tokens.py'),
                                  'deq_irnn.tokens._sizes': ('tokens.html#_sizes', 'deq_irnn/tokens.py'),
                                  'deq_irnn.tokens._times': ('tokens.html#_times', 'deq_irnn/tokens.py'),
+                                 'deq_irnn.tokens._widest': ('tokens.html#_widest', 'deq_irnn/tokens.py'),
                                  'deq_irnn.tokens.solve_block': ('tokens.html#solve_block', 'deq_irnn/tokens.py'),
                                  'deq_irnn.tokens.solve_tokens': ('tokens.html#solve_tokens', 'deq_irnn/tokens.py'),
                                  'deq_irnn.tokens.token_equilibrium': ('tokens.html#token_equilibrium', 'deq_irnn/tokens.py')},

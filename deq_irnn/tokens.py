@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Tiles', 'Rest', 'Block', 'solve_block', 'TokenEquation', 'solve_tokens', 'token_equilibrium']
 
-# %% ../nbs/33_tokens.ipynb #88d221a4
+# %% ../nbs/33_tokens.ipynb #95cf5c49
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Literal
 
 import torch
 from torch import Tensor
 
-# %% ../nbs/33_tokens.ipynb #1dff4788
+# %% ../nbs/33_tokens.ipynb #7828131f
 from .fixed_point import Solution, Status, at_least_float32, check_choice, check_positive, report
 from .fixed_point import row_norm, wide_row_norm
 from .loop import eager
@@ -22,7 +22,7 @@ from .implicit import Implicit, equilibrium
 from .wellposed import reflect
 from .irnn import Activation
 
-# %% ../nbs/33_tokens.ipynb #5528b413
+# %% ../nbs/33_tokens.ipynb #c0deacc8
 @dataclass(frozen=True)
 class Tiles:
     "The reflected iteration on tiles of tokens: how the work is laid out. Changes the speed, not the answer."
@@ -41,7 +41,7 @@ class Tiles:
         "How many tokens a tile of `s` has: all of them on a GPU."
         return max(1, len(s) if s.is_cuda else self.size//max(1, s.shape[1]))
 
-# %% ../nbs/33_tokens.ipynb #08a092a4
+# %% ../nbs/33_tokens.ipynb #a51f18b8
 @dataclass
 class Rest:
     "How n tokens came to rest, one row each."
@@ -80,7 +80,7 @@ class Rest:
         "The largest gap with which a token counts as done: tol·size or atol."
         return (how.tol*self.size).clamp_min(how.atol)
 
-# %% ../nbs/33_tokens.ipynb #68684595
+# %% ../nbs/33_tokens.ipynb #99622d44
 def _sizes(
     w:Tensor,       # (n, d), whose size says whether quick norms will do
     *others:Tensor, # (n, d) each, not larger by orders of magnitude
@@ -95,7 +95,11 @@ def _sizes(
         for size, x in zip(sizes, (w, *others)): size[odd] = wide_row_norm(x[odd]).to(size.dtype)
     return sizes
 
-# %% ../nbs/33_tokens.ipynb #627a9c13
+def _widest(x: Tensor) -> torch.dtype:
+    "float64, where the device has it."
+    return torch.float32 if x.device.type == 'mps' else torch.float64
+
+# %% ../nbs/33_tokens.ipynb #564b7f3d
 @dataclass(frozen=True)
 class Block:
     "s = act(U s + p, *extra) for one block U of the matrix, and its reflected form w = 2 act(u) − u, u = w C + p V."
@@ -120,9 +124,10 @@ class Block:
         extra:tuple[Tensor, ...],  # (n, d) each: what else `act` needs
     ) -> tuple[Tensor, Tensor]:
         "‖act(U s + p) − s‖, and the larger one of ‖act(U s + p)‖ and ‖s‖, so that their ratio is at most 2."
-        high = at_least_float32(s.dtype)
-        u = torch.addmm(p.to(high), s.to(high), self.U.mT.to(high))
-        fs = self.act(u, *extra)
+        high, wide = at_least_float32(s.dtype), _widest(s)
+        s = s.to(wide)
+        u = torch.addmm(p.to(wide), s, self.U.mT.to(wide))
+        fs = self.act(u, *(e.to(wide) for e in extra))
         size = torch.maximum(wide_row_norm(fs), wide_row_norm(s))
         return wide_row_norm(fs - s).to(high), size.to(high)
 
@@ -174,7 +179,7 @@ class Block:
         assert out is not None                                  # max_iter is at least 1
         return out
 
-# %% ../nbs/33_tokens.ipynb #1eadd120
+# %% ../nbs/33_tokens.ipynb #c1d94c3f
 def _find_kernel(
     tiles:Tiles,                # says whether it may be used
     act:Callable[..., Tensor],  # elementwise
@@ -213,7 +218,7 @@ def _first_pass(
         rest.put(t, block.iterate(start, q, e, how, min(tiles.first, how.max_iter)))
     return rest
 
-# %% ../nbs/33_tokens.ipynb #d5b03a59
+# %% ../nbs/33_tokens.ipynb #d8eb4ebc
 @torch.no_grad()
 def _judge(
     block:Block,
@@ -251,6 +256,7 @@ def _go_on(
         u = torch.addmm(q, now, block.U.mT)
         w, used = torch.lerp(u, now, 2.), rest.iterations[part]
         rest.put(part, block.iterate(w, q @ block.V, e, how, max_iter, used))
+        if dtype != rest.s.dtype: rest.gap[part] += torch.inf       # s was rounded: to be judged
 
 @torch.no_grad()
 def solve_block(
@@ -264,15 +270,14 @@ def solve_block(
     "All tokens of one block: the first pass, the stragglers, then what float32 cannot do in double precision."
     rest = _first_pass(block, p, extra, s, how, tiles)
     tile, more = tiles.tokens(s), how.max_iter - tiles.first
-    best = s.dtype if s.device.type == 'mps' else torch.float64      # an MPS device has no other
-    for dtype in dict.fromkeys((s.dtype, best)):
+    for dtype in dict.fromkeys((s.dtype, _widest(s))):
         rows = _judge(block, p, extra, rest, how, tile)
         if not len(rows) or more < 1: return rest
         _go_on(block.to(dtype), p, extra, rest, rows, how, tile, more)
     _judge(block, p, extra, rest, how, tile)
     return rest
 
-# %% ../nbs/33_tokens.ipynb #8c260492
+# %% ../nbs/33_tokens.ipynb #d5aaa4db
 def _columns(
     x:Tensor,   # (N, D)
     heads:int,  # a divisor of D
@@ -379,8 +384,8 @@ class TokenEquation:
         found:Solution,  # of the reflected equation
     ) -> Solution:
         "What a solution of the reflected equation is worth as one of s = φ(U s + p)."
-        high = at_least_float32(s.dtype)
-        fs = self.phi(_times(s.to(high), U.mT.to(high)) + p.to(high))
+        wide = at_least_float32(s.dtype) if self.phi.derivative is None else _widest(s)    # φ may hold weights
+        fs = self.phi(_times(s.to(wide), U.mT.to(wide)) + p.to(wide))
         size = torch.maximum(wide_row_norm(fs), wide_row_norm(s))
         rest = Rest(s, found.iterations, wide_row_norm(fs - s), size)
         solution = replace(self.solution(s, [rest]), n_eval=found.n_eval)
@@ -388,7 +393,7 @@ class TokenEquation:
         report(solution, self.how.on_failure, self.what)
         return solution
 
-# %% ../nbs/33_tokens.ipynb #bd4d5661
+# %% ../nbs/33_tokens.ipynb #78fddf5e
 class _Tokens(torch.autograd.Function):
     "All equilibria s = φ(U s + p), and the `Solution`."
     @staticmethod
@@ -428,7 +433,7 @@ def _general_gradients(ctx: Any, g: Tensor, graph: bool) -> list[Tensor | None]:
         found = iter(torch.autograd.grad(again, wanted, g, create_graph=graph, allow_unused=True))
     return [next(found) if n else None for n in needed]
 
-# %% ../nbs/33_tokens.ipynb #1b0a1f01
+# %% ../nbs/33_tokens.ipynb #007d091f
 def solve_tokens(
     p:Tensor,                   # (N, D)
     U:Tensor,                   # (heads, D/heads, D/heads), the blocks of a block-diagonal matrix
