@@ -135,6 +135,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                       'deq_irnn.derivatives.arnoldi': ('derivatives.html#arnoldi', 'deq_irnn/derivatives.py'),
                                       'deq_irnn.derivatives.attach_node': ('derivatives.html#attach_node', 'deq_irnn/derivatives.py'),
                                       'deq_irnn.derivatives.close': ('derivatives.html#close', 'deq_irnn/derivatives.py'),
+                                      'deq_irnn.derivatives.is_ordinary': ('derivatives.html#is_ordinary', 'deq_irnn/derivatives.py'),
                                       'deq_irnn.derivatives.is_recorded': ('derivatives.html#is_recorded', 'deq_irnn/derivatives.py'),
                                       'deq_irnn.derivatives.is_wrapped': ('derivatives.html#is_wrapped', 'deq_irnn/derivatives.py'),
                                       'deq_irnn.derivatives.jacobian': ('derivatives.html#jacobian', 'deq_irnn/derivatives.py'),

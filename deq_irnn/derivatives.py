@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['jvp', 'jacobian', 'arnoldi', 'transformed', 'is_wrapped', 'is_recorded', 'unrecorded', 'refuse_transforms',
            'tensors_in', 'map_tensors', 'Recorder', 'Swap', 'unseen_leaves', 'How', 'unchanged', 'without_args',
-           'Problem', 'Linear', 'row_unit', 'Call', 'pull_back', 'Equilibrium', 'close', 'ClosedProblem', 'Root',
-           'attach_node', 'solve_linear']
+           'Problem', 'Linear', 'row_unit', 'is_ordinary', 'Call', 'pull_back', 'Equilibrium', 'close', 'ClosedProblem',
+           'Root', 'attach_node', 'solve_linear']
 
 # %% ../nbs/31_derivatives.ipynb #404ffb32
 import threading
@@ -245,6 +245,14 @@ def row_unit(
     exponent = torch.frexp(torch.where(unusual, largest, 1.))[1].clamp(-100 if info.bits >= 32 else -12, 100 if info.bits >= 32 else 12)
     return torch.where(unusual, torch.ldexp(torch.ones_like(largest), exponent), 1.)
 
+def is_ordinary(
+    g:Tensor,   # (B, N)
+) -> bool:
+    "Are the numbers in every row of `g` of a size that can be squared? A quick answer; False where it is not quite sure."
+    size = row_norm(g)
+    info = torch.finfo(size.dtype)
+    return torch.equal(size.clamp(info.tiny**.25, info.max**.25), size)
+
 # %% ../nbs/31_derivatives.ipynb #1c5ef6d6
 @dataclass
 class Call:
@@ -261,8 +269,7 @@ class Call:
     ) -> Tensor:        # (B, N)
         "u = g + Jᵀu, from the graph of f at the equilibrium."
         g = g.detach()
-        unit = None if transformed() else row_unit(g)
-        if unit is not None and bool((unit == 1).all()): unit = None
+        unit = None if transformed() or is_ordinary(g) else row_unit(g)
         if unit is not None: g = g/unit
         def f(u, g): return g + pull_back(self.value, self.point, u)
         u = self.linear(Linear(f, g, self.problem.how, 'adjoint solve', (g,)))
@@ -440,6 +447,7 @@ def solve_linear(
     "The solution of a linear equation by `problem.how`, with a graph where one is wanted."
     def f(u): return problem.f(u, *problem.inputs)
     plain = Problem(f, problem.start.detach(), problem.how, problem.what, problem.quick)
-    if not transformed() and not (problem.explicit and torch.is_grad_enabled()): return attach_node(plain, linear)[0]
+    if not transformed() and not torch.is_grad_enabled(): return plain.solve().z
+    if not transformed() and not problem.explicit: return attach_node(plain, linear)[0]
     if not problem.explicit: return attach_node(replace(plain, z0=problem.start), linear)[0]
     return ClosedProblem(problem.f, problem.how, problem.what, linear)(problem.start, *problem.inputs)

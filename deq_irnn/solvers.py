@@ -64,16 +64,16 @@ class Anderson:
         "Empty rings."
         high = at_least_float32(at.z.dtype)
         B, N = at.z.shape
-        R, F = torch.empty(2, B, self.memory, N, dtype=high, device=at.z.device)
-        gram = R.new_empty(B, self.memory, self.memory)
-        return AndersonState(R, F, gram, at.r.to(high), at.fz.to(high), 0)
+        r = at.r.to(high)
+        R, F = r.new_empty(B, self.memory, N), r.new_empty(B, self.memory, N)
+        return AndersonState(R, F, r.new_empty(B, self.memory, self.memory), r, at.fz.to(high), 0)
 
     def step(self, g:Callable[[Tensor], Tensor], at:Point, state:AndersonState) -> tuple[Tensor, AndersonState]:
         "The next point (B, N)."
         dtype = at.z.dtype
         high = at_least_float32(dtype)
         fz, r = at.fz.to(high), at.r.to(high)
-        after = state._replace(r=r, fz=fz, count=state.count + 1)
+        after = AndersonState(state.R, state.F, state.gram, r, fz, state.count + 1)
         if state.count == 0: return at.fz if self.damping == 1 else at.z + self.damping*at.r, after
         i = (state.count - 1) % self.memory                                    # where the newest differences go
         n = min(state.count, self.memory)
