@@ -1,14 +1,49 @@
 __version__ = "0.2.0"
 
-from .fixed_point import *
-from .loop import *
-from .solvers import *
-from .implicit import *
-from .wellposed import *
-from .deq import *
-from .scan import *
-from .irnn import *
-from .root_irnn import *
-from .equilibrium_rnn import *
-from .resnet import *
-from .transformer import *
+# finding an equilibrium
+from .fixed_point import (ConvergenceError, ConvergenceWarning, Packing, Solution, SolvingModule, Status,
+    last_solution, relative_residual, report)
+from .loop import Point, Shared, Solver
+from .solvers import Anderson, Broyden, Newton, NewtonKrylov, Picard, Solve, root, solve
+from .implicit import (GradientRule, Implicit, Neumann, Phantom, Reversible, Unrolled, equilibrium,
+    fixed_point)
+from .wellposed import (Contractive, MonotoneConv, MonotoneLayer, contraction_factor, contractive, conv_norm,
+    forward_backward_step, jacobian_penalty, make_contractive, monotone, reflect, ritz_values,
+    spectral_abscissa, spectral_radius)
+from .deq import DEQ, VariationalDropout, WeightDropout
+# time
+from .scan import affine_scan, rotation_scan, signed_scan
+from .irnn import ACTIVATIONS, IRNN, Activation, IRNNCell, activation, euler_chain
+from .recurrent import RecurrentBase
+from .isometry import (TRANSITIONS, InputRotation, Orthogonal, Rotation, Sign, Transition, make_transition,
+    orthogonal_scan)
+from .tokens import Tiles, token_equilibrium
+from .time_parallel import time_parallel
+from .root_irnn import (GATES, INJECTIONS, MLP, RECURRENCES, ContractiveRecurrence, Equilibrium, Injection,
+    InputGate, IsometricCell, IsometricRNN, MonotoneRecurrence, Recurrence, RootBlock, RootIRNN, StateGate,
+    Tanh)
+from .equilibrium_rnn import (DiagonalGRUCell, DiagonalLSTMCell, EquilibriumGRUCell, EquilibriumRNN,
+    Explicit, IncrementalCell, TanhCell, lyapunov)
+# depth
+from .resnet import IncrementalResNet, depth_jacobian, rest_points
+from .transformer import (CharLM, DEQTransformer, EquilibriumBlock, IncrementalTransformer,
+    InjectedAttention, Transformer, attention_bias)
+
+__all__ = [
+    'ACTIVATIONS', 'Activation', 'Anderson', 'Broyden', 'CharLM', 'Contractive', 'ContractiveRecurrence',
+    'ConvergenceError', 'ConvergenceWarning', 'DEQ', 'DEQTransformer', 'DiagonalGRUCell',
+    'DiagonalLSTMCell', 'Equilibrium', 'EquilibriumBlock', 'EquilibriumGRUCell', 'EquilibriumRNN',
+    'Explicit', 'GATES', 'GradientRule', 'INJECTIONS', 'IRNN', 'IRNNCell', 'Implicit', 'IncrementalCell',
+    'IncrementalResNet', 'IncrementalTransformer', 'InjectedAttention', 'Injection', 'InputGate',
+    'InputRotation', 'IsometricCell', 'IsometricRNN', 'MLP', 'MonotoneConv', 'MonotoneLayer',
+    'MonotoneRecurrence', 'Neumann', 'Newton', 'NewtonKrylov', 'Orthogonal', 'Packing', 'Phantom',
+    'Picard', 'Point', 'RECURRENCES', 'Recurrence', 'RecurrentBase', 'Reversible', 'RootBlock',
+    'RootIRNN', 'Rotation', 'Shared', 'Sign', 'Solution', 'Solve', 'Solver', 'SolvingModule', 'StateGate',
+    'Status', 'TRANSITIONS', 'Tanh', 'TanhCell', 'Tiles', 'Transformer', 'Transition', 'Unrolled',
+    'VariationalDropout', 'WeightDropout', 'activation', 'affine_scan', 'attention_bias',
+    'contraction_factor', 'contractive', 'conv_norm', 'depth_jacobian', 'equilibrium', 'euler_chain',
+    'fixed_point', 'forward_backward_step', 'jacobian_penalty', 'last_solution', 'lyapunov',
+    'make_contractive', 'make_transition', 'monotone', 'orthogonal_scan', 'reflect', 'relative_residual',
+    'report', 'rest_points', 'ritz_values', 'root', 'rotation_scan', 'signed_scan', 'solve',
+    'spectral_abscissa', 'spectral_radius', 'time_parallel', 'token_equilibrium',
+]
