@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['jvp', 'jacobian', 'arnoldi', 'transformed', 'is_wrapped', 'is_recorded', 'unrecorded', 'refuse_transforms',
            'tensors_in', 'map_tensors', 'Recorder', 'Swap', 'unseen_leaves', 'How', 'unchanged', 'without_args',
-           'Problem', 'Linear', 'row_unit', 'Call', 'pull_back', 'Equilibrium', 'close', 'ClosedProblem', 'Root',
-           'attach_node', 'solve_linear']
+           'Problem', 'Linear', 'row_unit', 'is_ordinary', 'Call', 'pull_back', 'Equilibrium', 'close', 'ClosedProblem',
+           'Root', 'attach_node', 'solve_linear']
 
-# %% ../nbs/31_derivatives.ipynb #97154ab4
+# %% ../nbs/31_derivatives.ipynb #404ffb32
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 from torch.utils._pytree import tree_leaves, tree_map
 
-# %% ../nbs/31_derivatives.ipynb #0e3d3124
+# %% ../nbs/31_derivatives.ipynb #d115f2cc
 from .fixed_point import Solution, report, row_norm
 from .loop import keep_autocast
 
-# %% ../nbs/31_derivatives.ipynb #05c1c770
+# %% ../nbs/31_derivatives.ipynb #302a5dbf
 _forward_mode = threading.RLock()
 
 def jvp(
@@ -34,7 +34,7 @@ def jvp(
     "`torch.func.jvp`, one thread at a time."
     with _forward_mode: return torch.func.jvp(f, primals, tangents)
 
-# %% ../nbs/31_derivatives.ipynb #52fdc035
+# %% ../nbs/31_derivatives.ipynb #4939bc85
 def jacobian(
     f:Callable[[Tensor], Tensor],   # (B, N) → (B, N), each sample by itself
     z:Tensor,                       # (B, N)
@@ -43,7 +43,7 @@ def jacobian(
     basis = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
     return torch.func.vmap(lambda v: jvp(f, (z,), (v.expand_as(z),))[1])(basis).permute(1, 2, 0)
 
-# %% ../nbs/31_derivatives.ipynb #16fe94d4
+# %% ../nbs/31_derivatives.ipynb #8d20c9e2
 def arnoldi(
     A:Callable[[Tensor], Tensor],            # (B, N) → (B, N), linear for each sample
     start:Tensor,                            # (B, N) the first direction, of any length but 0
@@ -68,7 +68,7 @@ def arnoldi(
         V[:, j+1] = torch.where(norm[:, None] > 0, w/norm.clamp_min(info.tiny)[:, None], 0.)
         yield V[:, :j+2], H[:, :j+2, :j+1]
 
-# %% ../nbs/31_derivatives.ipynb #326dad57
+# %% ../nbs/31_derivatives.ipynb #108d6e87
 def transformed() -> bool:
     "Is a transformation of torch.func at work? Then tensors may be wrapped, and autograd's graph is not the whole story."
     return torch._C._are_functorch_transforms_active()
@@ -91,7 +91,7 @@ def refuse_transforms(
     "`RuntimeError` under torch.func, for gradient rules that do not serve it."
     if transformed(): raise RuntimeError(f'under torch.func use gradient=Implicit() or Neumann(); got {rule}')
 
-# %% ../nbs/31_derivatives.ipynb #e1c44b44
+# %% ../nbs/31_derivatives.ipynb #6b8f8a0c
 def tensors_in(
     *trees:Any,               # tensors, and nests with tensors in them
 ) -> Iterator[Tensor]:
@@ -160,7 +160,7 @@ class Swap(TorchFunctionMode):
         def swap(t): return self.new.get(id(t), t)
         return func(*(map_tensors(swap, a) for a in args), **{k: map_tensors(swap, v) for k, v in (kwargs or {}).items()})
 
-# %% ../nbs/31_derivatives.ipynb #c0fda331
+# %% ../nbs/31_derivatives.ipynb #6601cd3b
 def unseen_leaves(
     value:Tensor,         # f(point)
     seen:Recorder,        # that watched
@@ -177,7 +177,7 @@ def unseen_leaves(
         todo += [n for n, _ in node.next_functions]
     return found
 
-# %% ../nbs/31_derivatives.ipynb #a0e32200
+# %% ../nbs/31_derivatives.ipynb #550b580e
 class How(Protocol):
     "What `Solve` of chapter 01 offers here."
     @property
@@ -232,7 +232,7 @@ class Linear:
     quick: Callable[[Tensor, tuple], Tensor] | None = None    # the same values without a graph
     explicit: bool = True                                     # does f close over nothing that is differentiated or transformed?
 
-# %% ../nbs/31_derivatives.ipynb #9113a895
+# %% ../nbs/31_derivatives.ipynb #7192e007
 def row_unit(
     g:Tensor,   # (B, N)
 ) -> Tensor:    # (B, 1)
@@ -245,7 +245,15 @@ def row_unit(
     exponent = torch.frexp(torch.where(unusual, largest, 1.))[1].clamp(-100 if info.bits >= 32 else -12, 100 if info.bits >= 32 else 12)
     return torch.where(unusual, torch.ldexp(torch.ones_like(largest), exponent), 1.)
 
-# %% ../nbs/31_derivatives.ipynb #d6fa4ac1
+def is_ordinary(
+    g:Tensor,   # (B, N)
+) -> bool:
+    "Are the numbers in every row of `g` of a size that can be squared? A quick answer; False where it is not quite sure."
+    size = row_norm(g)
+    info = torch.finfo(size.dtype)
+    return torch.equal(size.clamp(info.tiny**.25, info.max**.25), size)
+
+# %% ../nbs/31_derivatives.ipynb #1c5ef6d6
 @dataclass
 class Call:
     "What the backward pass of one equilibrium needs."
@@ -261,8 +269,7 @@ class Call:
     ) -> Tensor:        # (B, N)
         "u = g + Jᵀu, from the graph of f at the equilibrium."
         g = g.detach()
-        unit = None if transformed() else row_unit(g)
-        if unit is not None and bool((unit == 1).all()): unit = None
+        unit = None if transformed() or is_ordinary(g) else row_unit(g)
         if unit is not None: g = g/unit
         def f(u, g): return g + pull_back(self.value, self.point, u)
         u = self.linear(Linear(f, g, self.problem.how, 'adjoint solve', (g,)))
@@ -319,7 +326,7 @@ class Equilibrium(torch.autograd.Function):
             raise RuntimeError('a solve cannot run inside is_grads_batched=True or jacobian(…, vectorize=True), which use a vmap older than '
                 'torch.func: take torch.func.jacrev, or torch.func.vmap over torch.autograd.grad(…, retain_graph=True)') from e
 
-# %% ../nbs/31_derivatives.ipynb #330b2e58
+# %% ../nbs/31_derivatives.ipynb #c63e13e7
 def close(
     f:Callable[[Tensor], Tensor],
     z0:Tensor,                                            # (B, N) where to record it
@@ -336,7 +343,7 @@ def close(
     def F(z, *new): return tape.play(out, {id(point): z} | {id(t): n for t, n in zip(inputs, new)})
     return keep_autocast(F), inputs
 
-# %% ../nbs/31_derivatives.ipynb #6948b28c
+# %% ../nbs/31_derivatives.ipynb #15645924
 @dataclass(frozen=True)
 class ClosedProblem:
     "The equilibrium of `f(z, *inputs)` as a function of (start, *inputs), with derivatives by `linear`; what was found first is kept in `found`."
@@ -414,7 +421,7 @@ class Root(torch.autograd.Function):
     @staticmethod
     def vmap(info, dims, start, call, *inputs): return call.mapped(info, (dims[0], *dims[2:]), start, inputs), 0
 
-# %% ../nbs/31_derivatives.ipynb #22f9ac79
+# %% ../nbs/31_derivatives.ipynb #86d1d2cf
 def attach_node(
     problem:Problem,
     linear:Callable[[Linear], Tensor],       # how the adjoint equation is to be solved
@@ -440,6 +447,7 @@ def solve_linear(
     "The solution of a linear equation by `problem.how`, with a graph where one is wanted."
     def f(u): return problem.f(u, *problem.inputs)
     plain = Problem(f, problem.start.detach(), problem.how, problem.what, problem.quick)
-    if not transformed() and not (problem.explicit and torch.is_grad_enabled()): return attach_node(plain, linear)[0]
+    if not transformed() and not torch.is_grad_enabled(): return plain.solve().z
+    if not transformed() and not problem.explicit: return attach_node(plain, linear)[0]
     if not problem.explicit: return attach_node(replace(plain, z0=problem.start), linear)[0]
     return ClosedProblem(problem.f, problem.how, problem.what, linear)(problem.start, *problem.inputs)

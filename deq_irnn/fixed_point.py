@@ -90,10 +90,10 @@ class Packing:
         self,
         z:Any,   # the state: a tensor (B, …), or a nested tuple / list / dict of such
     ):
-        tensors = leaves(z)
-        self.spec = tree_flatten(z)[1]
         self.alone = isinstance(z, Tensor)                            # no nest at all?
-        self.places = tree_unflatten(range(len(tensors)), self.spec)
+        tensors = [z] if self.alone else leaves(z)
+        self.spec = None if self.alone else tree_flatten(z)[1]
+        self.places = 0 if self.spec is None else tree_unflatten(range(len(tensors)), self.spec)
         self.shapes = [t.shape for t in tensors]
         self.dtypes = [t.dtype for t in tensors]
         self.sizes = [math.prod(s[1:]) for s in self.shapes]
@@ -108,6 +108,7 @@ class Packing:
         name:str='f(z)',   # what to call it in a message
     ) -> Tensor:           # (B, N)
         "The nest `z` as one matrix; `ValueError` where it differs from the nest that was packed first."
+        if self.alone and isinstance(z, Tensor) and z.dim() == 2 and z.shape[1:] == self.shapes[0][1:]: return z
         if self.alone: tensors = [z]
         else:
             try: tensors = leaves_as(self.places, z)
@@ -125,7 +126,7 @@ class Packing:
         m:Tensor,   # (B, N)
     ) -> Any:       # nested, shaped and typed as the state that was packed first
         "The matrix `m` as a nest."
-        if self.alone: return m.reshape(m.shape[0], *self.shapes[0][1:])
+        if self.spec is None: return m if len(self.shapes[0]) == 2 else m.reshape(m.shape[0], *self.shapes[0][1:])
         parts, start = [], 0
         for size, shape, dtype in zip(self.sizes, self.shapes, self.dtypes):
             parts.append(m.narrow(1, start, size).reshape(m.shape[0], *shape[1:]).to(dtype))

@@ -14,13 +14,13 @@ from typing import Any, Literal, Protocol, overload
 import torch
 from torch import Tensor
 
-# %% ../nbs/02_implicit.ipynb #302dc756
+# %% ../nbs/02_implicit.ipynb #5902c0d0
 from .fixed_point import Packing, Solution, Status, check_number, check_positive, relative_residual
 from .loop import Injections, Solver, eager, keep_autocast
 from .derivatives import Linear, Problem, Recorder, attach_node, refuse_transforms, solve_linear, transformed, unrecorded
 from .solvers import Anderson, Picard, Solve, solve
 
-# %% ../nbs/02_implicit.ipynb #c648bcd4
+# %% ../nbs/02_implicit.ipynb #e3192484
 class GradientRule(Protocol):
     "What makes a gradient rule; any class with this method will do."
     def attach(self, problem:Problem, /) -> tuple[Tensor, Solution]:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-# %% ../nbs/01_solvers.ipynb #980b6d59
+# %% ../nbs/01_solvers.ipynb #180fbecb
 from .fixed_point import (Packing, Solution, at_least_float32, check_choice, check_number, check_positive, report,
                                   row_norm)
 from .loop import Injections, Point, Residual, Solver, eager, iterate, keep_autocast
@@ -64,16 +64,16 @@ class Anderson:
         "Empty rings."
         high = at_least_float32(at.z.dtype)
         B, N = at.z.shape
-        R, F = torch.empty(2, B, self.memory, N, dtype=high, device=at.z.device)
-        gram = R.new_empty(B, self.memory, self.memory)
-        return AndersonState(R, F, gram, at.r.to(high), at.fz.to(high), 0)
+        r = at.r.to(high)
+        R, F = r.new_empty(B, self.memory, N), r.new_empty(B, self.memory, N)
+        return AndersonState(R, F, r.new_empty(B, self.memory, self.memory), r, at.fz.to(high), 0)
 
     def step(self, g:Callable[[Tensor], Tensor], at:Point, state:AndersonState) -> tuple[Tensor, AndersonState]:
         "The next point (B, N)."
         dtype = at.z.dtype
         high = at_least_float32(dtype)
         fz, r = at.fz.to(high), at.r.to(high)
-        after = state._replace(r=r, fz=fz, count=state.count + 1)
+        after = AndersonState(state.R, state.F, state.gram, r, fz, state.count + 1)
         if state.count == 0: return at.fz if self.damping == 1 else at.z + self.damping*at.r, after
         i = (state.count - 1) % self.memory                                    # where the newest differences go
         n = min(state.count, self.memory)
@@ -91,7 +91,7 @@ class Anderson:
         if self.damping < 1: z = z - (1 - self.damping)*torch.baddbmm(r[:, None], gamma, R, alpha=-1)[:, 0]
         return z.to(dtype), after
 
-# %% ../nbs/01_solvers.ipynb #a48df8cd
+# %% ../nbs/01_solvers.ipynb #1edb7509
 @dataclass(frozen=True)
 class Solve:
     """How to solve, checked once: what `solve`, `root`, `fixed_point`, layers and adjoints share.
@@ -153,9 +153,14 @@ class Solve:
             return z + r, r
         g = Residual(zero if root else equilibrium, Injections(args, len(z)))
         # (tensors made in inference mode do not count their changes; its end undoes no_grad, which therefore comes after it)
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(z.device.type, enabled=False):
-            return iterate(g, z.detach().clone(), self.solver, self.tol, self.atol, self.max_iter, to_start=root, trace=trace,
-                           check_every=check_every)
+        try:
+            with torch.inference_mode(False), torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+                return iterate(g, z.detach().clone(), self.solver, self.tol, self.atol, self.max_iter, to_start=root, trace=trace,
+                               check_every=check_every)
+        except RuntimeError as e:
+            if 'tracing tensor' not in str(e): raise
+            raise RuntimeError('a solve decides by numbers when it is done, so it cannot be traced (torch.func.linearize, make_fx): '
+                               'use torch.func.jvp or torch.func.vjp') from e
 
 # %% ../nbs/01_solvers.ipynb #0f931394
 @eager
@@ -230,7 +235,8 @@ class Broyden:
         products = torch.bmm(torch.stack((state.s, r), 1), S.transpose(1, 2))    # (B, 2, n): of the newest step, and of r, with all steps
         torch.neg(products[:, 0, 1:], out=T[:, n-1, :n-1])
         torch.clamp_min(products[:, 0, n-1], torch.finfo(r.dtype).tiny, out=T[:, n-1, n-1])
-        return torch.linalg.solve_triangular(T, products[:, 1, :, None], upper=False)[..., 0]
+        c = torch.linalg.solve_triangular(T, products[:, 1, :, None], upper=False)[..., 0]
+        return c.nan_to_num_(0., 0., 0.)                                         # as for `Anderson`: products may overflow
 
 # %% ../nbs/01_solvers.ipynb #352d0419
 def newton_step(
@@ -359,22 +365,23 @@ def gmres(
     "x with ‖Ax − b‖ ≤ tol‖b‖ for each sample, or the best after all cycles; 0 for the rest (Saad, Schultz 1986)."
     size = row_norm(b)
     x, rest = torch.zeros_like(b), b
-    wanted = wanted & torch.isfinite(size) & (size > 0)
+    wanted = wanted & (size > 0) & (size < torch.inf)
+    if not bool(wanted.any()): return x
     for _ in range(cycles):
-        if not bool(wanted.any()): break
+        unit = row_norm(rest)
+        V, small, y = rest[:, None], unit[:, None, None], b.new_zeros(len(b), 0, 1)
         for V, H in arnoldi(A, rest, min(restart, b.shape[1])):
             e = torch.zeros_like(H[:, :, :1])
-            e[:, 0, 0] = row_norm(rest)
+            e[:, 0, 0] = unit
             y = least_squares(H, e)
-            left = (e - H @ y).mT
-            size_left = row_norm(left[:, 0])
-            ready = wanted & (size_left <= tol*size)
-            if bool((ready | ~torch.isfinite(size_left) & wanted).any()):
-                x = torch.where(ready[:, None], x + (y.mT @ V[:, :-1])[:, 0], x)
-                wanted = wanted & ~ready & torch.isfinite(size_left)
+            small = (e - H @ y).mT
+            open_ = wanted & (row_norm(small[:, 0]) > tol*size)          # (False for NaN: nothing more is to be had there)
+            if not torch.equal(open_, wanted):
+                x = torch.where((wanted & ~open_)[:, None], x + (y.mT @ V[:, :-1])[:, 0], x)
+                wanted = open_
                 if not bool(wanted.any()): return x
         x = torch.where(wanted[:, None], x + (y.mT @ V[:, :-1])[:, 0], x)
-        rest = torch.where(wanted[:, None], (left @ V)[:, 0], 0.)
+        rest = torch.where(wanted[:, None], (small @ V)[:, 0], 0.)
     return x
 
 # %% ../nbs/01_solvers.ipynb #fc6e13dc
@@ -438,5 +445,5 @@ class NewtonKrylov:
         s = NewtonKrylovState(z, r, torch.where(accept, size, s.size), p, t, t < 1e-6, True)
         return z + (t[:, None]*p).to(z.dtype), s
 
-# %% ../nbs/01_solvers.ipynb #f123d73f
+# %% ../nbs/01_solvers.ipynb #986ffeb9
 def _check_solve(solver, tol, atol, max_iter, on_failure): Solve(solver, tol, atol, max_iter, on_failure)     # until other chapters keep a `Solve`
