@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
 import deq_irnn.scan as scan
-from deq_irnn.scan import affine_scan, rotation_scan, signed_scan
+from deq_irnn.scan import Angles, Coefficient, Diagonal, FixedDense, FixedDiagonal, affine_scan, linear_scan, rotation_scan, signed_scan
 
 F64 = torch.float64
 KINDS = ['sign-', 'sign+', 'diagonal', 'diagonal T1', 'diagonal 1B', 'units', 'matrix', 'matrices', 'angles', 'angles T1', 'angle']
@@ -281,3 +281,79 @@ def test_sizes_that_agree_by_chance():
     b, a2, a3 = torch.randn(n, n, n, dtype=F64), torch.randn(n, n, dtype=F64)/2, torch.rand(n, n, n, dtype=F64)
     torch.testing.assert_close(affine_scan(a2, b), naive('matrix', a2, b))
     torch.testing.assert_close(affine_scan(a3, b), naive('diagonal', a3, b))
+
+
+# A kind of one's own: one class, here, and everything works with it
+
+class Spiral(Coefficient):
+    "a (T, 1 or B, D): pairs turned and scaled by a complex number, in real numbers. Nothing but the three methods that a kind must have."
+    def apply(self, a, h):
+        (p, q), (u, v) = a.chunk(2, -1), h.chunk(2, -1)
+        return torch.cat((p*u - q*v, p*v + q*u), -1)
+    def compose(self, later, earlier): return self.apply(later, earlier)
+    def adjoint(self, a): return torch.cat((a.chunk(2, -1)[0], -a.chunk(2, -1)[1]), -1)
+
+
+class FixedSpiral(Spiral):
+    "a (D,): the same in all steps; the power is the default's."
+    constant = True
+
+
+def as_complex(x): return torch.complex(*x.chunk(2, -1))
+def as_pairs(x): return torch.cat((x.real, x.imag), -1)
+
+
+@pytest.mark.parametrize('fixed', [False, True])
+@pytest.mark.parametrize('T', [1, 2, 31, 32, 33, 100, 1000])
+def test_a_kind_of_ones_own(T, fixed):
+    a, b, h0 = torch.randn((4,) if fixed else (T, 2, 4), dtype=F64)/2, torch.randn(T, 2, 4, dtype=F64), torch.randn(2, 4, dtype=F64)
+    for reverse in (False, True):
+        ours = linear_scan(FixedSpiral() if fixed else Spiral(), a, b, h0, reverse)
+        torch.testing.assert_close(ours, as_pairs(affine_scan(as_complex(a), as_complex(b), as_complex(h0), reverse)))
+
+
+@pytest.mark.parametrize('fixed', [False, True])
+def test_derivatives_of_a_kind_of_ones_own(fixed):
+    leaves = [torch.randn(s, dtype=F64, requires_grad=True) for s in ((2,) if fixed else (3, 1, 2), (3, 2, 2), (2, 2))]
+    for reverse in (False, True):
+        def f(a, b, h0): return linear_scan(FixedSpiral() if fixed else Spiral(), a, b, h0, reverse)
+        assert gradcheck(f, leaves) and gradgradcheck(f, leaves)
+
+
+def test_defaults_agree_with_the_built_in_kinds():
+    "gradient, step and power of the base class, beside the faster ones."
+    a, b = torch.rand(50, 2, 4, dtype=F64), torch.randn(50, 2, 4, dtype=F64)
+    for kind, c in ((Diagonal(), a), (FixedDiagonal(), a[0, 0]), (Angles(), a[..., :2]), (FixedDense(), torch.randn(4, 4, dtype=F64)/3)):
+        lam, past = torch.randn(50, 2, 4, dtype=F64), torch.randn(50, 2, 4, dtype=F64)
+        torch.testing.assert_close(Coefficient.gradient(kind, c, lam, past.clone()), kind.gradient(c, lam, past.clone()))
+        if kind.constant: torch.testing.assert_close(Coefficient.power(kind, c, 13), kind.power(c, 13))
+        now, h, x = kind.part(c, 3), b[0], b[1]
+        torch.testing.assert_close(Coefficient.step(kind, now, h, x, torch.empty_like(x)), kind.step(now, h, x, torch.empty_like(x)))
+
+
+def test_what_a_kind_lacks_is_named():
+    class Half(Coefficient):
+        def apply(self, a, h): return a*h
+    with pytest.raises(NotImplementedError, match=r'Half needs compose'): linear_scan(Half(), torch.rand(100, 1, 2), torch.rand(100, 1, 2))
+    with pytest.raises(TypeError, match='kind must be a Coefficient, such as Diagonal'): linear_scan(Diagonal, torch.rand(5, 1, 2), torch.rand(5, 1, 2))
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_vmap_of_values_and_gradients(kind):
+    "Each argument mapped or not; jacrev, per-sample gradients."
+    a, b, h0 = coefficient(kind, 40, 2, 4), torch.randn(3, 40, 2, 4, dtype=F64), torch.randn(3, 2, 4, dtype=F64)
+    tensor = torch.is_tensor(a)
+    own = torch.stack([coefficient(kind, 40, 2, 4) for _ in range(3)]) if tensor else a
+    for a_dim, b_dim, h_dim in itertools.product((None, 0) if tensor else (None,), (None, 0), (None, 0)):
+        if a_dim is b_dim is h_dim is None: continue
+        args = (own if a_dim == 0 else a, b if b_dim == 0 else b[0], h0 if h_dim == 0 else h0[0])
+        def f(a, b, h): return run(kind, a, b, h)
+        def g(b, h, a): return torch.func.grad(lambda b, h: f(a, b, h).sin().sum(), (0, 1))(b, h)
+        def gradients(a, b, h): return g(b, h, a) + ((torch.func.grad(lambda a: f(a, b, h).sin().sum())(a),) if tensor else ())
+        dims = (a_dim, b_dim, h_dim) if tensor else (None, b_dim, h_dim)
+        def pick(i): return tuple(x[i] if d == 0 else x for x, d in zip(args, dims))
+        values, slopes = torch.func.vmap(f, dims)(*args), torch.func.vmap(gradients, dims)(*args)
+        for i in range(3):
+            torch.testing.assert_close(values[i], f(*pick(i)))
+            for x, y in zip(slopes, gradients(*pick(i))): torch.testing.assert_close(x[i], y)
+
