@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-# %% ../nbs/08_root_irnn.ipynb #d99a1bd3
+# %% ../nbs/08_root_irnn.ipynb #d91dd023
 from .fixed_point import Solution, SolvingModule, check_choice, check_number, check_positive
 from .loop import Solver, eager
 from .derivatives import transformed
@@ -30,13 +30,13 @@ from .tokens import Tiles, token_equilibrium
 from .recurrent import RecurrentBase
 from .time_parallel import arriving, in_time_parallel
 
-# %% ../nbs/08_root_irnn.ipynb #dab008b9
+# %% ../nbs/08_root_irnn.ipynb #32ad529f
 Nonlinearity = str | Callable[[Tensor], Tensor] | Activation  # 'tanh', 'relu', 'sigmoid', or a function
 Device = torch.device | str | None
 OnFailure = Literal['warn', 'raise', 'ignore']
 Gate = str | bool | Callable[..., nn.Module] | nn.Module
 
-# %% ../nbs/08_root_irnn.ipynb #ebf28665
+# %% ../nbs/08_root_irnn.ipynb #33c55e07
 def _uniform(
     weight:Tensor,    # written into
     hidden_size:int,  # D
@@ -127,7 +127,7 @@ RECURRENCES: dict[str, Callable[..., Recurrence]] = {
     'monotone': MonotoneRecurrence,
 }
 
-# %% ../nbs/08_root_irnn.ipynb #3ca8042f
+# %% ../nbs/08_root_irnn.ipynb #c3bf4246
 def _reset(
     module:nn.Module,
 ) -> None:
@@ -176,7 +176,7 @@ def make_recurrence(
     options = dict(bound=bound, device=device, dtype=dtype)
     return _make_part('recurrence', spec, RECURRENCES, (hidden_size, heads), options, Recurrence)
 
-# %% ../nbs/08_root_irnn.ipynb #6add7a2e
+# %% ../nbs/08_root_irnn.ipynb #ab3c7aa1
 class Injection(nn.Module):
     "x (T, B, N) → s (T, B, D), each token by itself: what is added. A subclass has a `forward`."
     def __init__(self,
@@ -313,7 +313,7 @@ class Equilibrium(SolvingModule, Injection):
 
 INJECTIONS: dict[str, Callable[..., nn.Module]] = {'tanh': Tanh, 'mlp': MLP, 'equilibrium': Equilibrium}
 
-# %% ../nbs/08_root_irnn.ipynb #41806b1b
+# %% ../nbs/08_root_irnn.ipynb #4049608e
 class InputGate(nn.Module):
     "σ(G x + c): what is added in each step is multiplied by it."
     def __init__(self,
@@ -378,9 +378,12 @@ def _states(
     h0:Tensor,        # (B, D)
 ) -> Tensor:          # (T, B, D)
     "h_k = R_k h_{k−1} + b_k; within `time_parallel`, from the state that the chunks before leave."
-    if not transformed(): return transition(x, b, arriving(transition, x, b, h0))
-    if in_time_parallel(): raise RuntimeError('torch.func does not go over several processes: leave time_parallel')
-    h, out = h0, []                                 # torch.func cannot look into a scan: one step after the other
+    if transformed() and in_time_parallel():
+        raise RuntimeError('torch.func does not go over several processes: leave time_parallel')
+    try: return transition(x, b, arriving(transition, x, b, h0))
+    except NotImplementedError:                     # torch.func's forward mode cannot look into a scan
+        if not transformed(): raise
+    h, out = h0, []
     for k in range(len(x)):
         h = transition.apply_summary(transition.summary(x[k:k+1]), h)
         if b is not None: h = h + b[k]

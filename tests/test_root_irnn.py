@@ -254,7 +254,7 @@ def test_saving_keeps_no_batch(tmp_path):
     assert size() == before and len(pickle.dumps(copy.deepcopy(rnn))) < 2*before
     with pytest.raises(RuntimeError, match='no solution'): copy.deepcopy(rnn).last[0].solution
 
-@pytest.mark.parametrize('options', [dict(), dict(recurrence='monotone'), dict(transition='minus', gate=False), dict(nonlinearity='relu', heads=2)], ids=str)
+@pytest.mark.parametrize('options', [dict(), dict(recurrence='monotone'), dict(transition='minus', gate=False), dict(nonlinearity='relu', heads=2), dict(transition='orthogonal')], ids=str)
 def test_torch_func(options):
     "func.grad, gradients of each sample by vmap, and forward mode: as autograd."
     rnn, x = shaken(RootIRNN(3, 8, tol=1e-11, max_iter=300, **options)), torch.randn(6, 4, 3)
