@@ -317,10 +317,11 @@ def test_threads():
 def test_threads_share_a_module():
     "Second derivatives put other tensors into a module for a moment; first ones in other threads do not mind."
     rnn, xs = EquilibriumRNN(TanhCell(2, 3), **TIGHT), torch.randn(4, 6, 2, 2)
+    V = rnn.cell.V
     def gradient(i, order):
         x = xs[i].clone().requires_grad_()
-        g = torch.autograd.grad(rnn(x)[0].square().sum(), (x, rnn.cell.V), create_graph=order > 1)
-        return g if order == 1 else torch.autograd.grad(sum(t.square().sum() for t in g), (x, rnn.cell.V))
+        g = torch.autograd.grad(rnn(x)[0].square().sum(), (x, V), create_graph=order > 1)
+        return g if order == 1 else torch.autograd.grad(sum(t.square().sum() for t in g), (x, V))
     right, wrong = [gradient(i, 1 + i % 2) for i in range(4)], []
     def work(i):
         for _ in range(6):
