@@ -6,8 +6,9 @@ from torch.autograd import gradcheck, gradgradcheck
 from deq_irnn.deq import DEQ
 from deq_irnn.fixed_point import ConvergenceWarning
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
-from deq_irnn.implicit import Implicit, Neumann, Phantom, Reversible, fixed_point
-from deq_irnn.solvers import Anderson, Broyden, Newton, NewtonKrylov, Picard
+from deq_irnn.derivatives import attach_node
+from deq_irnn.implicit import Implicit, Neumann, Phantom, Reversible, Unrolled, fixed_point
+from deq_irnn.solvers import Anderson, Broyden, Newton, NewtonKrylov, Picard, Solve, solve
 
 @pytest.fixture(autouse=True)
 def double():
@@ -215,3 +216,120 @@ def test_jacobians_by_autograd():
     z = state(implicit, V := W.clone().requires_grad_(), b)
     rows, = vmap(lambda u: torch.autograd.grad(z, V, u, retain_graph=True))(torch.eye(6).view(6, 2, 3))         # a batch of gradients through one node
     assert torch.allclose(rows.view(2, 3, 3, 3), want)
+
+
+# --- what a review of the first version found
+
+def test_arguments_of_implicit_are_checked_at_construction():
+    for wrong, name in ((dict(max_iter=0), 'max_iter'), (dict(on_failure=''), 'on_failure'), (dict(tol=-1.), 'tol'), (dict(atol=-1.), 'atol')):
+        with pytest.raises(ValueError, match=name): Implicit(**wrong)
+    with pytest.raises(TypeError, match='solver'): Implicit(solver=0)
+    with pytest.raises(TypeError, match='solver'): Implicit(solver=Anderson)
+    assert Implicit(tol=0.).own(Solve()).tol == 0
+
+def test_atol_reaches_the_adjoint():
+    "tol=0, atol=1e-6: the adjoint is to stop at atol too, not to seek exactly 0 and fail."
+    A = matrix()
+    z = fixed_point(lambda z: torch.tanh(z @ A + 1), torch.zeros(2, 3), tol=0., atol=1e-6, on_failure='raise')
+    z.sum().backward()
+    assert A.grad.norm() > 0
+
+@pytest.mark.parametrize('scale', [1e-22, 1e-30, 1e25])
+@pytest.mark.parametrize('under_func', [False, True])
+def test_gradients_of_any_size(scale, under_func):
+    "In float32 the squares of such gradients are zero or infinite."
+    W, x = .3*torch.randn(5, 5).float(), torch.randn(4, 5).float()
+    weight = torch.randn(4, 5).float()
+    def loss(W, scale): return (fixed_point(lambda z: torch.tanh(z @ W + x), torch.zeros_like(x), tol=1e-6, on_failure='raise')*weight*scale).sum()
+    if under_func: small, one = (grad(loss)(W, s) for s in (scale, 1.))
+    else: small, one = (torch.autograd.grad(loss(V := W.clone().requires_grad_(), s), V)[0] for s in (scale, 1.))
+    assert torch.allclose(small/scale, one, rtol=1e-4, atol=1e-5*one.abs().max().item())
+
+def test_in_place_operations_after_a_layer():
+    layer, x = DEQ(Tanh(), tol=1e-12, max_iter=200), torch.randn(4, 3)
+    for more in (nn.ReLU, nn.Tanh):
+        plain = torch.autograd.grad(more()(layer(x)).sum(), layer.f.l.weight, create_graph=True)[0]
+        inplace = layer(x)
+        before = fixed_point(lambda z: layer.f(z, x), torch.zeros_like(x), tol=1e-12, return_solution=True)[1].z
+        inplace = torch.relu_(inplace) if more is nn.ReLU else torch.tanh_(inplace)
+        got = torch.autograd.grad(inplace.sum(), layer.f.l.weight, create_graph=True)[0]
+        assert torch.allclose(got, plain) and torch.allclose(layer.solution.z, before)          # the solution is left alone
+        assert torch.allclose(*(torch.autograd.grad(g.square().sum(), layer.f.l.weight)[0] for g in (got, plain)))
+    with torch.no_grad():
+        torch.relu_(layer(x))
+        assert torch.allclose(layer.solution.z, before)
+
+def test_what_a_solve_cannot_do_is_said_with_what_to_use_instead():
+    W, x = matrix(), torch.randn(2, 3)
+    def f(W): return fixed_point(lambda z: torch.tanh(z @ W + x), torch.zeros(2, 3), **TIGHT)
+    with pytest.raises(RuntimeError, match='jacrev'): torch.autograd.functional.jacobian(f, W, vectorize=True)
+    with pytest.raises(RuntimeError, match='vmap over torch.autograd.grad'):
+        torch.autograd.grad(f(W), W, torch.eye(6).view(6, 2, 3), is_grads_batched=True)
+    with pytest.raises(RuntimeError, match='torch.func.jvp'): torch.func.linearize(f, W.detach())
+
+def test_the_solution_keeps_no_graph():
+    start = nn.Linear(3, 3)
+    x = torch.randn(2, 3)
+    for gradient in (Implicit(), Neumann(), Phantom(), Reversible(), Unrolled()):
+        z, sol = fixed_point(lambda z: .5*torch.tanh(z) + x, start(x), solver=Picard(), gradient=gradient, max_iter=200, tol=1e-6,
+                             return_solution=True)
+        assert not sol.z.requires_grad and not z.requires_grad
+    fixed, sol = fixed_point(lambda z: z, start(x), return_solution=True)            # converged at the start
+    assert not sol.z.requires_grad and not fixed.requires_grad
+    assert not solve(lambda z: z, start(x)).z.requires_grad
+
+def test_nested_forward_mode_does_not_deadlock():
+    "A Newton solve inside a function whose Jacobian Newton takes, and an adjoint by NewtonKrylov."
+    A, b = matrix(), torch.randn(2, 3, requires_grad=True)
+    def run(A, b):
+        def inner(z): return fixed_point(lambda y: torch.tanh(y @ A + z), torch.zeros(2, 3), tol=1e-13, solver=Newton())
+        return fixed_point(lambda z: .5*torch.sin(inner(z)) + b, torch.zeros(2, 3), tol=1e-12, solver=NewtonKrylov())
+    assert gradcheck(run, (A, b))
+
+class OneStep:
+    "A gradient rule of one's own."
+    def attach(self, problem):
+        sol = problem.solve()
+        return problem.f(sol.z), sol
+
+class TenTerms:
+    "Another: the exact node, with its adjoint cut off after ten terms."
+    def attach(self, problem): return attach_node(problem, self.linear)
+    def linear(self, problem):
+        u = torch.zeros_like(problem.start)
+        for _ in range(10): u = problem.f(u, *problem.inputs)
+        return u
+
+def test_a_gradient_rule_of_ones_own():
+    W, x = matrix(), torch.randn(2, 3)
+    def run(rule): return fixed_point(lambda z: torch.tanh(z @ W + x), torch.zeros(2, 3), gradient=rule, **TIGHT).square().sum()
+    for mine, theirs in ((OneStep(), Phantom()), (TenTerms(), Neumann(10))):
+        assert torch.allclose(*(torch.autograd.grad(run(rule), W)[0] for rule in (mine, theirs)))
+    layer = DEQ(Tanh(), gradient=TenTerms())
+    layer(x).sum().backward()
+    assert layer.f.l.weight.grad.norm() > 0
+    with pytest.raises(RuntimeError, match='Implicit'):
+        grad(lambda W: fixed_point(lambda z: torch.tanh(z @ W + x), torch.zeros(2, 3), gradient=OneStep()).sum())(W.detach())
+    with pytest.raises(TypeError, match='attach'): fixed_point(torch.cos, torch.zeros(1, 1), gradient=OneStep)
+
+class Damped:
+    "A solver of one's own, for the adjoint too."
+    def init(self, at): return 0
+    def step(self, g, at, k): return at.z + .9*at.r, k + 1
+
+def test_a_solver_of_ones_own_in_forward_and_adjoint():
+    W, x = matrix(), torch.randn(2, 3)
+    def run(**options): return fixed_point(lambda z, x: torch.tanh(z @ W + x), torch.zeros(2, 3), args=(x,), tol=1e-12, max_iter=400, **options)
+    want, = torch.autograd.grad(run().sum(), W)
+    for options in (dict(solver=Damped()), dict(gradient=Implicit(solver=Damped()))):
+        got, = torch.autograd.grad(run(**options).sum(), W)
+        assert torch.allclose(got, want)
+
+def test_no_grad_inside_f_is_kept_under_torch_func():
+    W, x = .3*torch.randn(3, 3), torch.randn(2, 3)
+    def f(z, W):
+        with torch.no_grad(): frozen = torch.sin(W)
+        return torch.tanh(z @ W + x @ frozen)
+    def loss(W): return fixed_point(lambda z: f(z, W), torch.zeros(2, 3), **TIGHT).sum()
+    want, = torch.autograd.grad(loss(V := W.clone().requires_grad_()), V)
+    assert torch.allclose(grad(loss)(W), want)

@@ -1,9 +1,13 @@
 """Properties of the solvers over random problems: the promises of `Solution` and of fairness between samples."""
 import pickle
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from deq_irnn.fixed_point import ConvergenceError, ConvergenceWarning, Status, relative_residual
-from deq_irnn.solvers import Anderson, Picard, solve
+from deq_irnn.implicit import fixed_point
+from deq_irnn.loop import Shared
+from deq_irnn.solvers import Anderson, Broyden, Newton, NewtonKrylov, Picard, Solve, root, solve
 
 SOLVERS = [Picard(), Picard(damping=.6), Anderson(), Anderson(memory=2, damping=.7)]
 
@@ -67,3 +71,159 @@ def test_solvers_are_values():
 def test_an_empty_batch():
     sol = solve(torch.cos, torch.zeros(0, 3))
     assert sol.z.shape == (0, 3) and sol.converged.shape == (0,)
+
+ALL = [*SOLVERS, Broyden(), Broyden(memory=3), Newton(), NewtonKrylov(), NewtonKrylov(restart=2, cycles=3)]
+
+@pytest.mark.parametrize('solver', ALL, ids=str)
+@pytest.mark.parametrize('handed', [False, True])
+def test_no_solver_lets_a_sample_depend_on_its_batch_mates(solver, handed):
+    "NaN, slow and far mates: each sample's answer, iterations and verdict are those of its solo run."
+    g = torch.Generator().manual_seed(1)
+    W = torch.linalg.qr(torch.randn(7, 7, generator=g, dtype=torch.float64))[0]
+    rate = torch.tensor([.3, .9, .5, .97, 1.2, .5]).double()[:, None]
+    x = torch.randn(6, 7, generator=g, dtype=torch.float64)
+    x[2], x[5] = float('nan'), 1e-9*x[5]
+    def f(z, rate, x): return rate*torch.tanh(z @ W) + x
+    def run(which):
+        args = rate[which], x[which]
+        how = Solve(solver, 1e-8, max_iter=60, on_failure='ignore')
+        z0 = torch.zeros_like(args[1])
+        return how(f, z0, args) if handed else how(lambda z: f(z, *args), z0)
+    together = run(slice(None))
+    assert together.status[2] == Status.NONFINITE and together.converged[[0, 5]].all()
+    for i in range(6):
+        alone = run(slice(i, i + 1))
+        assert alone.status[0] == together.status[i] and alone.iterations[0] == together.iterations[i]
+        torch.testing.assert_close(alone.z[0], together.z[i], rtol=1e-12, atol=1e-12, equal_nan=True)
+
+def test_a_nan_sample_costs_newton_krylov_nothing():
+    W, x = .3*torch.randn(9, 9, dtype=torch.float64), torch.randn(6, 9, dtype=torch.float64)
+    def run(x): return solve(lambda z: torch.tanh(z @ W + x), torch.zeros_like(x), NewtonKrylov(), tol=1e-8, on_failure='ignore')
+    clean = run(x).n_eval
+    x[2] = float('nan')
+    assert run(x).n_eval <= clean
+
+def test_restart_restarts():
+    "What one cycle of three products cannot do, several can: the linear equation is solved to the forcing term in one step."
+    A = torch.eye(40, dtype=torch.float64) + .15*torch.randn(40, 40, dtype=torch.float64)
+    b = torch.randn(2, 40, dtype=torch.float64)
+    few, many = (root(lambda z: z @ A.T + b, torch.zeros(2, 40, dtype=torch.float64), NewtonKrylov(restart=3, cycles=c), max_iter=2,
+                      on_failure='ignore').residual for c in (1, 40))
+    assert (many <= .1).all() and (few > .1).all()
+
+# --- a solver of one's own
+
+class Average(NamedTuple):
+    mean: torch.Tensor        # (B, N)
+    weights: Shared           # (N, N), for all samples
+    count: int
+
+class Weighted:
+    "Plain iteration with a matrix that all samples share."
+    def init(self, at): return Average(at.z, Shared(torch.eye(at.z.shape[1], dtype=at.z.dtype)), 0)
+    def step(self, g, at, state):
+        z = at.z + at.r @ state.weights.value
+        return z, state._replace(mean=(state.mean + z)/2, count=state.count + 1)
+
+class Forgetful(Weighted):
+    def init(self, at): return Average(at.z, torch.eye(at.z.shape[1]), 0)
+
+def test_what_a_solver_keeps_for_all_samples_stays_whole():
+    rate, x = torch.tensor([[.1], [.1], [.9], [.95]]), torch.ones(4, 3)
+    sol = solve(lambda z, rate, x: rate*z + x, torch.zeros(4, 3), Weighted(), args=(rate, x), max_iter=500)
+    assert torch.allclose(sol.z, 1/(1 - rate).expand(4, 3), rtol=1e-3)
+    with pytest.raises(TypeError, match='Shared'): solve(lambda z: .5*z + 1, torch.zeros(4, 3), Forgetful())
+    with pytest.raises(TypeError, match='init'): Solve(solver=type('Half', (), {'step': None})())
+
+def test_solve_is_one_checked_set_of_options():
+    how = Solve(Picard(), tol=1e-4, atol=1e-9, max_iter=33, on_failure='raise')
+    assert pickle.loads(pickle.dumps(how)) == how and eval(repr(how)) == how
+    for wrong, name in ((dict(tol=-1), 'tol'), (dict(atol=float('nan')), 'atol'), (dict(max_iter=0), 'max_iter'), (dict(on_failure=''), 'on_failure')):
+        with pytest.raises(ValueError, match=name): Solve(**wrong)
+    with pytest.raises(TypeError, match='solver'): Solve(solver=Anderson)
+    sol = Solve(Newton(), tol=1e-6)(lambda z: z**2 - 2, torch.ones(1, 1), root=True)
+    assert sol.z.item() == pytest.approx(2**.5) and root(lambda z: z**2 - 2, torch.ones(1, 1), tol=1e-6).z == sol.z
+
+# --- nothing silently wrong
+
+@pytest.mark.parametrize('solver', [Picard(), Anderson(), Broyden()], ids=str)
+def test_zero_is_found(solver):
+    for scale in (1., 1e6):
+        sol = solve(lambda z: .9*z, scale*torch.ones(3, 2), solver, on_failure='raise')
+        assert (sol.z == 0).all() and (sol.residual == 0).all()
+        mixed = solve(lambda z, b: .9*z + b, scale*torch.ones(3, 2), solver, args=(torch.tensor([[0.], [1.], [0.]]),), max_iter=300, on_failure='raise')
+        assert (mixed.z[[0, 2]] == 0).all() and torch.allclose(mixed.z[1], torch.tensor(10.), rtol=1e-3)
+
+@pytest.mark.parametrize('solver', [Picard(), Anderson()], ids=str)
+def test_what_is_not_zero_is_not_called_zero(solver):
+    for start in (0., 1.):
+        sol = solve(lambda z: .5*z + 1e-28, torch.full((1, 2), start), solver, max_iter=200, on_failure='ignore')
+        assert torch.allclose(sol.z, torch.full((1, 2), 2e-28), rtol=1e-4, atol=0) or not sol.converged.any()
+    far = solve(lambda z: .5*z + 1e-6, torch.full((1, 2), 1e6), solver, max_iter=200)
+    assert far.converged.all() and torch.allclose(far.z, torch.full((1, 2), 2e-6), rtol=1e-4, atol=0)
+
+@pytest.mark.parametrize('scale', [1e-30, 1e-22, 1e25, 1e30])
+@pytest.mark.parametrize('solver', [Picard(), Anderson(), Broyden()], ids=str)
+def test_norms_neither_under_nor_overflow(solver, scale):
+    sol = solve(lambda z: .5*z + scale, torch.zeros(2, 3), solver, on_failure='raise')
+    assert torch.allclose(sol.z/scale, torch.full((2, 3), 2.), rtol=1e-4)
+    assert torch.allclose(sol.residual, relative_residual(.5*sol.z + scale, sol.z), rtol=.1, atol=1e-7)
+    double = solve(lambda z: .5*z + float(scale)**6, torch.zeros(2, 3, dtype=torch.float64), solver, on_failure='raise')
+    assert torch.allclose(double.z/float(scale)**6, torch.full((2, 3), 2.).double(), rtol=1e-4)
+
+def test_a_function_that_works_in_place_says_so():
+    for f in (lambda z: z.mul_(.5).add_(1), lambda z: torch.mul(z, .5, out=z)):
+        with pytest.raises(ValueError, match='in place'): solve(f, torch.zeros(1, 1))
+        with torch.inference_mode(), pytest.raises(ValueError, match='in place'): solve(f, torch.zeros(1, 1))
+    def nested(z):
+        z['a'] += 1
+        return z
+    with pytest.raises(ValueError, match='in place'): solve(nested, {'a': torch.zeros(2, 1)})
+
+def test_dicts_go_by_key():
+    f = lambda z: {'b': .5*z['b'] + 2, 'a': .5*z['a'] + 1}
+    sol = solve(f, {'a': torch.zeros(1, 1), 'b': torch.zeros(1, 1)}, tol=1e-6)
+    assert sol.z['a'].item() == pytest.approx(2, rel=1e-4) and sol.z['b'].item() == pytest.approx(4, rel=1e-4)
+    with pytest.raises(ValueError, match='keys'): solve(lambda z: {'a': z['a']}, {'a': torch.zeros(1, 1), 'b': torch.zeros(1, 1)})
+
+def test_injections_without_a_batch():
+    x, s = torch.tensor([[0.]*4, [1.]*4]), torch.tensor([.1, .3, .5, .7])
+    f = lambda z, x, s: s*z + x
+    with pytest.raises(ValueError, match='close over'): solve(f, torch.zeros(2, 4), args=(x, s))
+    want = 1/(1 - s)
+    for shared in (s[None], torch.tensor(.5)):                       # a first dimension of 1, or none: for all samples
+        sol = solve(f, torch.zeros(2, 4), args=(x, shared), tol=1e-6)
+        assert torch.allclose(sol.z[1], want if shared.dim() else torch.tensor(2.), rtol=1e-4)
+    with pytest.raises(TypeError, match=r'args=\(x,\)'): solve(lambda z, x: .5*z + x, torch.zeros(2, 4), args=x)
+    with pytest.raises(TypeError, match=r'args=\(x,\)'): fixed_point(lambda z, x: .5*z + x, torch.zeros(2, 4), args=x)
+
+def test_threads():
+    "Forward mode is not thread-safe in torch: Newton's methods in eight threads at once."
+    W = .3*torch.randn(5, 5, dtype=torch.float64)
+    def one(seed):
+        x = torch.randn(3, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        solver = Newton() if seed % 2 else NewtonKrylov()
+        sol = solve(lambda z: torch.tanh(z @ W + x), torch.zeros_like(x), solver, tol=1e-10, on_failure='raise')
+        return (torch.tanh(sol.z @ W + x) - sol.z).norm().item()
+    with ThreadPoolExecutor(8) as pool: assert max(pool.map(one, range(48))) < 1e-8
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('solver', [Newton(), NewtonKrylov()], ids=str)
+def test_newton_in_half_precision(dtype, solver):
+    W, x = (.2*torch.randn(4, 4)).to(dtype), torch.randn(3, 4).to(dtype)
+    sol = solve(lambda z: torch.tanh(z @ W + x), torch.zeros_like(x), solver, tol=2e-2)
+    assert sol.converged.all() and sol.z.dtype == dtype
+
+def test_autocast_keeps_no_weights_without_a_graph():
+    "Below torch 2.11 a weight converted under no_grad would be handed to the evaluation that needs its gradient."
+    seen = set()
+    def f(z):
+        seen.add((torch.is_grad_enabled(), torch.is_autocast_cache_enabled()))
+        return torch.tanh(z @ W)
+    W = (.1*torch.randn(4, 4)).requires_grad_()
+    with torch.autocast('cpu', torch.bfloat16): z = fixed_point(f, torch.ones(2, 4), tol=1e-2)
+    assert seen == {(False, False), (True, True)} and z.requires_grad
+
+def test_the_warning_points_at_the_users_line():
+    with pytest.warns(ConvergenceWarning) as seen: solve(lambda z: 1.1*z + 1, torch.zeros(1, 1), Picard(), max_iter=3)
+    assert seen[0].filename == __file__
