@@ -58,7 +58,7 @@ def keep_rows(
     """The rows `rows` of every tensor in the nest `state`.
 
     What is marked as `Shared`, or no tensor, stays whole."""
-    return tree_map(lambda leaf: leaf[rows] if isinstance(leaf, Tensor) else leaf, state)
+    return tree_map(lambda leaf: leaf.index_select(0, rows) if isinstance(leaf, Tensor) else leaf, state)
 
 def check_state(
     state:Any,      # what `init` returned
@@ -109,7 +109,7 @@ class Injections:
 
     def keep(self, rows:Tensor) -> None:
         "Drop all rows but `rows`."
-        self.leaves = [leaf[rows] if own else leaf for leaf, own in zip(self.leaves, self.own)]
+        self.leaves = [leaf.index_select(0, rows) if own else leaf for leaf, own in zip(self.leaves, self.own)]
         if self.spec is not None: self.values = tree_unflatten(self.leaves, self.spec)
 
 # %% ../nbs/30_loop.ipynb #5a94b2be

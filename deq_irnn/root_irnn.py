@@ -278,7 +278,7 @@ class Equilibrium(SolvingModule, Injection):
         bound:float=.95,   # of the recurrence, below 1
         bias:bool=True,    # a bias b
         nonlinearity:Nonlinearity='tanh',  # φ, slopes in [0, 1]; contractive: in [−1, 1]
-        solver:Solver | Tiles | None=None,  # one of chapter 01; None: the reflected iteration on tiles, `Tiles()`
+        solver:Solver | Tiles | None=None,  # one of chapter 01; None: `Tiles()`, the reflected iteration
         tol:float=1e-4,    # relative residual, forward and adjoint
         atol:float=0.,     # or the residual itself
         max_iter:int=100,  # iterations at most
@@ -517,7 +517,7 @@ class RootIRNN(IsometricRNN):
         recurrence:str | Callable[..., Recurrence]='contractive',  # U: of `RECURRENCES`, or a function
         gate:Gate='state',      # of `GATES`, False: none, a function (N, D), or, for one cell only, a module
         heads:int=1,            # U is block-diagonal, with so many blocks
-        solver:Solver | Tiles | None=None,  # one of chapter 01; None: the reflected iteration on tiles, `Tiles()`
+        solver:Solver | Tiles | None=None,  # one of chapter 01; None: `Tiles()`, the reflected iteration
         tol:float=1e-4,         # relative residual, forward and adjoint
         atol:float=0.,          # or the residual itself
         max_iter:int=100,       # iterations at most
@@ -528,7 +528,8 @@ class RootIRNN(IsometricRNN):
         device:Device=None,
         dtype:torch.dtype | None=None,
     ):
-        how: dict[str, Any] = dict(solver=solver, tol=tol, atol=atol, max_iter=max_iter, on_failure=on_failure)
+        how: dict[str, Any] = dict(solver=solver, tol=tol, atol=atol, max_iter=max_iter,
+                                   on_failure=on_failure)
         equilibrium = partial(Equilibrium, recurrence=recurrence, heads=heads, bound=bound, **how)
         gate = 'state' if gate is True else gate
         super().__init__(input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout,

@@ -27,8 +27,8 @@ from .irnn import Activation
 class Tiles:
     "The reflected iteration on tiles of tokens: how the work is laid out. Changes the speed, not the answer."
     size: int = 65536                       # numbers per tile on the CPU: one tile stays in the cache
-    first: int = 9                          # iterations of every tile; what is left of all tiles is pooled then
-    kernel: bool | Literal['auto'] = 'auto' # chapter 35's: on a GPU | always (the CPU: Triton's interpreter) | never
+    first: int = 9                          # iterations of every tile; what is left is pooled then
+    kernel: bool | Literal['auto'] = 'auto' # chapter 35's: on a GPU | always (interpreted) | never
 
     def __post_init__(self):
         check_positive('size', self.size, integer=True)
@@ -56,7 +56,8 @@ class Rest:
     ) -> 'Rest':
         "Room for what will be known of the tokens `s`."
         n, high = len(s), at_least_float32(s.dtype)
-        return cls(s, s.new_zeros(n, dtype=torch.long), s.new_empty(n, dtype=high), s.new_empty(n, dtype=high))
+        gap, size = s.new_empty(2, n, dtype=high)
+        return cls(s, s.new_zeros(n, dtype=torch.long), gap, size)
 
     def put(self,
         rows:slice | Tensor,  # which tokens `part` is about
@@ -102,7 +103,9 @@ def _widest(x: Tensor) -> torch.dtype:
 # %% ../nbs/33_tokens.ipynb #564b7f3d
 @dataclass(frozen=True)
 class Block:
-    "s = act(U s + p, *extra) for one block U of the matrix, and its reflected form w = 2 act(u) − u, u = w C + p V."
+    """s = act(U s + p, *extra) for one block U of the matrix, and its reflected form.
+
+    That is w = 2 act(u) − u, u = w C + p V."""
     act: Callable[..., Tensor]  # elementwise, slopes in [0, 1]
     U: Tensor                   # (d, d), its symmetric part below 1
     V: Tensor                   # (d, d)
@@ -140,11 +143,11 @@ class Block:
         max_iter:int,              # iterations at most
         used:Tensor | None=None,   # (n,) iterations of each token before; with them no more than how.max_iter
     ) -> Rest:
-        "The reflected iteration of a tile. A token that is done does not change any more, whatever the others need."
+        "The reflected iteration of a tile. A token that is done does not change any more."
         slack = 4*torch.finfo(w.dtype).eps
         scale = 2/max(self.norm, 1.)                            # w moves twice as far as s
         tol, atol = scale*how.tol, scale*how.atol
-        out = rows = live = None                                # all; the numbers of those in the tile; who moves
+        out = rows = live = None                 # all; the numbers of those in the tile; who moves
         n = len(w)                                              # how many move
         for k in range(1, max_iter + 1):
             u = torch.addmm(q, w, self.C)
@@ -172,7 +175,7 @@ class Block:
             out.put(rows[done], found.take(done) if ends is not None else found)
             if end: break
             live = moving
-            if len(left) < .9*len(w):                           # few leave: they stay, frozen; else the tile shrinks
+            if len(left) < .9*len(w):            # few leave: they stay, frozen; else the tile shrinks
                 rows, w, q, live = rows[left], w[left], q[left], None
                 extra = tuple(e[left] for e in extra)
                 used = None if used is None else used[left]
@@ -267,7 +270,7 @@ def solve_block(
     how:Solve,                 # tol, atol, max_iter
     tiles:Tiles=Tiles(),       # how the work is laid out
 ) -> Rest:
-    "All tokens of one block: the first pass, the stragglers, then what float32 cannot do in double precision."
+    "All tokens of one block: the first pass, the stragglers, then in double precision what is left."
     rest = _first_pass(block, p, extra, s, how, tiles)
     tile, more = tiles.tokens(s), how.max_iter - tiles.first
     for dtype in dict.fromkeys((s.dtype, _widest(s))):
@@ -299,9 +302,9 @@ def _norms(U: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class TokenEquation:
     "s = φ(U s + p) for N tokens: what is known of it, and how it is solved."
-    phi: Activation                  # its slopes in [0, 1]; in [−1, 1] where ‖U‖ < 1 and a solver of chapter 01 solves
-    norm_bound: float | None = None  # below 1: ‖U‖₂ is known not to exceed it; None: only the symmetric part of U is below 1
-    how: Solve = Solve()             # tol, atol, max_iter, on_failure; the solver, where `tiles` is None or cannot serve
+    phi: Activation                  # slopes in [0, 1]; [−1, 1] where ‖U‖ < 1 and chapter 01 solves
+    norm_bound: float | None = None  # a known bound < 1 on ‖U‖₂; None: on U's symmetric part alone
+    how: Solve = Solve()             # its solver counts where `tiles` is None or cannot serve
     tiles: Tiles | None = Tiles()    # None: always `how.solver`
     what: str = 'tokens'             # how a failure names it
 
@@ -318,7 +321,8 @@ class TokenEquation:
         parts = zip(*(_columns(x, heads) for x in (s, p, *extra)))
         blocks = [Block(act, *matrices) for matrices in zip(U, *reflect(U), norms)]
         tiles = self.tiles or Tiles()
-        rests = [solve_block(block, q, tuple(e), z, self.how, tiles) for block, (z, q, *e) in zip(blocks, parts)]
+        rests = [solve_block(block, q, tuple(e), z, self.how, tiles)
+                 for block, (z, q, *e) in zip(blocks, parts)]
         solution = self.solution(s, rests)
         report(solution, self.how.on_failure, self.what + what)
         return solution
@@ -350,7 +354,8 @@ class TokenEquation:
         U:Tensor,  # (heads, d, d)
     ) -> Tensor:   # (N, D), ∂L/∂p
         "δ = φ′ ∘ (Uᵀ δ + g) of all tokens."
-        if self.phi.derivative is None: raise ValueError('the adjoint on tiles needs an Activation with a derivative')
+        if self.phi.derivative is None:
+            raise ValueError('the adjoint on tiles needs an Activation with a derivative')
         return self.rest(torch.mul, g, U.mT, (self.phi.derivative(s),), ' adjoint').z
 
     def differentiable(self,
@@ -358,7 +363,7 @@ class TokenEquation:
         U:Tensor,   # (heads, d, d)
         s0:Tensor,  # (N, D), the start
     ) -> tuple[Tensor, Solution]:
-        "The same by a solver of chapter 01 and the gradient of chapter 02: any φ, any order, any transformation."
+        "The same by chapters 01 and 02: any φ, any order, any transformation."
         if self.norm_bound is not None:
             def f(s, p): return self.phi(_times(s, U.mT) + p)
             return equilibrium(f, s0, self.how, Implicit(), (p,), self.what)
@@ -384,7 +389,8 @@ class TokenEquation:
         found:Solution,  # of the reflected equation
     ) -> Solution:
         "What a solution of the reflected equation is worth as one of s = φ(U s + p)."
-        wide = at_least_float32(s.dtype) if self.phi.derivative is None else _widest(s)    # φ may hold weights
+        known = self.phi.derivative is not None                  # an unknown φ may hold weights
+        wide = _widest(s) if known else at_least_float32(s.dtype)
         fs = self.phi(_times(s.to(wide), U.mT.to(wide)) + p.to(wide))
         size = torch.maximum(wide_row_norm(fs), wide_row_norm(s))
         rest = Rest(s, found.iterations, wide_row_norm(fs - s), size)
@@ -427,7 +433,8 @@ def _general_gradients(ctx: Any, g: Tensor, graph: bool) -> list[Tensor | None]:
     p, U, s = ctx.saved_tensors
     needed = ctx.needs_input_grad[:2]
     with torch.enable_grad():
-        views = [t.view_as(t) if t.requires_grad else t for t in (p, U)]     # lest p, which may depend on U, lead there
+        # (views, lest p, which may depend on U, lead there)
+        views = [t.view_as(t) if t.requires_grad else t for t in (p, U)]
         again = ctx.equation.differentiable(*views, s)[0]
         wanted = [v for v, n in zip(views, needed) if n]
         found = iter(torch.autograd.grad(again, wanted, g, create_graph=graph, allow_unused=True))
@@ -438,7 +445,7 @@ def solve_tokens(
     p:Tensor,                   # (N, D)
     U:Tensor,                   # (heads, D/heads, D/heads), the blocks of a block-diagonal matrix
     phi:Activation,             # slopes in [0, 1]
-    norm_bound:float | None=None,  # below 1: ‖U‖₂ is known not to exceed it; None: only the symmetric part of U is below 1
+    norm_bound:float | None=None,  # a known bound < 1 on ‖U‖₂; None: on U's symmetric part alone
     how:Solve=Solve(tol=1e-4),  # tol, atol, max_iter, on_failure
     tiles:Tiles=Tiles(),        # how the work is laid out
     what:str='solve_tokens',    # how a failure names it
@@ -451,8 +458,8 @@ def token_equilibrium(
     p:Tensor,                   # (N, D), such as W x + b
     U:Tensor,                   # (heads, D/heads, D/heads), the blocks of a block-diagonal matrix
     phi:Activation,             # slopes in [0, 1]; in [−1, 1] with a `norm_bound` and a solver of chapter 01
-    norm_bound:float | None=None,  # below 1: ‖U‖₂ is known not to exceed it; None: only the symmetric part of U is below 1
-    how:Solve=Solve(tol=1e-4),  # of the forward and the adjoint solve; its solver counts where `tiles` is None or cannot serve
+    norm_bound:float | None=None,  # a known bound < 1 on ‖U‖₂; None: on U's symmetric part alone
+    how:Solve=Solve(tol=1e-4),  # of both solves; its solver counts where `tiles` cannot serve
     tiles:Tiles | None=Tiles(), # the reflected iteration on tiles; None: `how.solver`
     what:str='token_equilibrium',  # how a failure names it
 ) -> tuple[Tensor, Solution]:   # (N, D), and how the solves went
