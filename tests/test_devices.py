@@ -97,7 +97,7 @@ def waits(run):
 @on_devices
 @pytest.mark.parametrize('solver', (Picard(), Anderson(), Broyden()), ids=lambda s: type(s).__name__)
 def test_a_solve_waits_once_per_look(solver, device, monkeypatch):
-    "Twice as many iterations: as many more waits as there are more looks, and none in between."
+    "Twice as many iterations: as many more waits as there are more looks, and none in between (but when 0 is tried, in iteration 8, 16, 32, …)."
     begin = Batch.__init__
     def far(self, at, *args, **kwargs):                                      # the CPU is to behave like a GPU
         begin(self, at, *args, **kwargs)
@@ -107,4 +107,4 @@ def test_a_solve_waits_once_per_look(solver, device, monkeypatch):
     def f(z): return torch.tanh(z @ W + x)
     for every in (1, 4, 10):
         counts = [waits(lambda: solve(f, torch.zeros_like(x), solver, tol=1e-30, max_iter=n, check_every=every, on_failure='ignore')) for n in (20, 40)]
-        assert counts[1] - counts[0] <= 20//every, (every, counts)
+        assert counts[1] - counts[0] <= 20//every + 2, (every, counts)
