@@ -422,8 +422,8 @@ class ClosedProblem:
         u = unit*self.linear(Linear(adjoint, g/unit, self.how, 'adjoint solve',
             (g/unit, z, *inputs)))
         f, which = self.smooth(inputs)
-        _, pull = torch.func.vjp(lambda *some: f(z, *some), *(inputs[i] for i in which))
-        grads = dict(zip(which, pull(u)))
+        some = [inputs[i] for i in which]
+        grads = dict(zip(which, torch.func.vjp(lambda *some: f(z, *some), *some)[1](u)))
         return [grads.get(i) for i in range(len(inputs))]
 
     def push(self, tangents:tuple, z:Tensor, inputs:tuple) -> Tensor:

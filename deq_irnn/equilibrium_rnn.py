@@ -126,7 +126,7 @@ class BaseCell(nn.Module):
 
 # %% ../nbs/10_equilibrium_rnn.ipynb #3e1734ad
 class ContractiveCell(BaseCell):
-    "A cell that looks at its new state by a matrix U, ‖U‖₂ ≤ 0.95: one equilibrium. Subclasses have `update`."
+    "A cell that reads its new state by a matrix U, ‖U‖₂ ≤ 0.95: one equilibrium. Subclasses have `update`."
     def __init__(self,
         input_size:int,
         hidden_size:int,

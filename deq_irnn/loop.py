@@ -109,7 +109,8 @@ class Injections:
 
     def keep(self, rows:Tensor) -> None:
         "Drop all rows but `rows`."
-        self.leaves = [leaf.index_select(0, rows) if own else leaf for leaf, own in zip(self.leaves, self.own)]
+        self.leaves = [leaf.index_select(0, rows) if own else leaf
+                       for leaf, own in zip(self.leaves, self.own)]
         if self.spec is not None: self.values = tree_unflatten(self.leaves, self.spec)
 
 # %% ../nbs/30_loop.ipynb #5a94b2be

@@ -75,12 +75,13 @@ _TIME: ContextVar[tuple] = ContextVar('time_parallel', default=())       # (grou
 def time_parallel(
     group:Any=None,  # of torch.distributed; None: all processes
 ) -> Iterator[None]:
-    """Within it, `IsometricRNN` and `RootIRNN` take their input as one chunk of a sequence that is spread over the
-    processes of `group`, in the order of their ranks.
+    """Within it, `IsometricRNN` and `RootIRNN` take their input as one chunk of a sequence.
 
-    Each process gets the outputs and the final state of its own chunk, and its part of every gradient: their sum
-    over the processes is the gradient of one process with all. `h_0` is that of the whole sequence, the same on all.
-    Every process must run backward through its outputs, with a zero gradient if need be; first derivatives only.
+    The sequence is spread over the processes of `group`, in the order of their ranks. Each process gets
+    the outputs and the final state of its own chunk, and its part of every gradient: their sum over the
+    processes is the gradient of one process with all. `h_0` is that of the whole sequence, the same on
+    all. Every process must run backward through its outputs, with a zero gradient if need be; first
+    derivatives only.
     Raises `RuntimeError` if torch.distributed is not initialised."""
     if not dist.is_initialized():
         raise RuntimeError('time_parallel needs torch.distributed: start with torchrun, '

@@ -28,7 +28,7 @@ class Tiles:
     "The reflected iteration on tiles of tokens: how the work is laid out. Changes the speed, not the answer."
     size: int = 65536                       # numbers per tile on the CPU: one tile stays in the cache
     first: int = 9                          # iterations of every tile; the stragglers of all are pooled then
-    kernel: bool | Literal['auto'] = 'auto' # of room 35: on a GPU; True: on the CPU too (for tests); False: never
+    kernel: bool | Literal['auto'] = 'auto' # room 35's: on a GPU; True: on the CPU too; False: never
 
     def __post_init__(self):
         check_positive('size', self.size, integer=True)
