@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['arrivals', 'time_parallel', 'in_time_parallel', 'arriving']
 
-# %% ../nbs/34_time_parallel.ipynb #6133f716
+# %% ../nbs/34_time_parallel.ipynb #b20c26ee
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,10 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# %% ../nbs/34_time_parallel.ipynb #99c854f5
+# %% ../nbs/34_time_parallel.ipynb #af229124
 from .isometry import Transition
 
-# %% ../nbs/34_time_parallel.ipynb #a98fc7fc
+# %% ../nbs/34_time_parallel.ipynb #9f3d4305
 def arrivals(
     transition:Transition,       # whose `apply_summary` is used
     summaries:Sequence[Tensor],  # of the P chunks, `transition.summary(chunk)` each
@@ -31,14 +31,14 @@ def arrivals(
         states.append(transition.apply_summary(summary, states[-1]) + end)
     return torch.stack(states)
 
-# %% ../nbs/34_time_parallel.ipynb #d09ecdb4
+# %% ../nbs/34_time_parallel.ipynb #22d3213c
 def _all(row: Tensor, group: Any) -> Tensor:
     "`row` of every process of the group, stacked: the one collective."
     rows = [torch.empty_like(row) for _ in range(dist.get_world_size(group))]
     dist.all_gather(rows, row.contiguous(), group=group)
     return torch.stack(rows)
 
-# %% ../nbs/34_time_parallel.ipynb #3d502138
+# %% ../nbs/34_time_parallel.ipynb #b8749cac
 class _Arriving(torch.autograd.Function):
     "The state that arrives at this process's chunk: one collective forward, one backward."
     @staticmethod
@@ -68,21 +68,20 @@ class _Arriving(torch.autograd.Function):
             return gradient[id(t)] if ctx.rank == 0 else torch.zeros_like(t)
         return None, None, mine(ends), mine(summaries), first(h0), *map(first, weights)
 
-# %% ../nbs/34_time_parallel.ipynb #9e9b8c85
+# %% ../nbs/34_time_parallel.ipynb #35f6288b
 _TIME: ContextVar[tuple] = ContextVar('time_parallel', default=())       # (group,) within time_parallel
 
 @contextmanager
 def time_parallel(
     group:Any=None,  # of torch.distributed; None: all processes
 ) -> Iterator[None]:
-    """Within it, `IsometricRNN` and `RootIRNN` take their input as one chunk of a sequence.
+    """Within it, `IsometricRNN` and `RootIRNN` take their input as one chunk of a sequence that is spread
+    over the processes of `group`, in the order of their ranks.
 
-    The sequence is spread over the processes of `group`, in the order of their ranks. Each process gets
-    the outputs and the final state of its own chunk, and its part of every gradient: their sum over the
-    processes is the gradient of one process with all. `h_0` is that of the whole sequence, the same on
-    all. Every process must run backward through its outputs, with a zero gradient if need be; first
-    derivatives only.
-    Raises `RuntimeError` if torch.distributed is not initialised."""
+    Each process gets the outputs and the final state of its own chunk, and its part of every gradient:
+    their sum over the processes is the gradient of one process with all. `h_0` is that of the whole
+    sequence, the same on all. Every process must run backward through its outputs, with a zero gradient if
+    need be; first derivatives only. Raises `RuntimeError` if torch.distributed is not initialised."""
     if not dist.is_initialized():
         raise RuntimeError('time_parallel needs torch.distributed: start with torchrun, '
                            'and call torch.distributed.init_process_group first')
