@@ -219,6 +219,13 @@ class SolvingModule(nn.Module):
     @solution.setter
     def solution(self, solution: Solution | None): self._solution = solution
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        "As nn.Module's; `AttributeError` for an option that nothing would read."
+        if name in ('solver', 'tol', 'atol', 'max_iter', 'on_failure') and hasattr(self, 'how'):
+            raise AttributeError(f'{type(self).__name__} keeps {name} in .how: write '
+                                 f'layer.how = dataclasses.replace(layer.how, {name}={value!r})')
+        super().__setattr__(name, value)
+
     def __getstate__(self):
         "What is copied, pickled or saved: everything but the last batch."
         return {**self.__dict__, '_solution': None}

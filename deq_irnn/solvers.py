@@ -480,8 +480,3 @@ class NewtonKrylov:
                 accept), p)
         s = NewtonKrylovState(z, r, torch.where(accept, size, s.size), p, t, t < 1e-6, True)
         return z + (t[:, None]*p).to(z.dtype), s
-
-# %% ../nbs/01_solvers.ipynb #986ffeb9
-# until other chapters keep a `Solve`
-def _check_solve(solver, tol, atol, max_iter, on_failure):
-    Solve(solver, tol, atol, max_iter, on_failure)
