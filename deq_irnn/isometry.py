@@ -237,7 +237,7 @@ def side_by_side_scan(
     "`linear_scan` with the blocks of all sequences side by side, as if of one: longer vectors are faster."
     (_, B, D), d = b.shape, kind.block
     def fold(h): return h.unflatten(-1, (d, D//d)).transpose(-3, -2).flatten(-3).unsqueeze(-2)
-    a = a.movedim(1, -2).flatten(-2).unsqueeze(1)
+    a = a.movedim(1, -2).flatten(-2).unsqueeze(1).contiguous()
     h = linear_scan(kind, a, fold(b), None if h0 is None else fold(h0), reverse)
     return h.squeeze(1).unflatten(-1, (d, B, D//d)).transpose(-3, -2).flatten(-2)
 
