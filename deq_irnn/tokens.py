@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Tiles', 'Rest', 'Block', 'solve_block', 'TokenEquation', 'solve_tokens', 'token_equilibrium']
 
-# %% ../nbs/33_tokens.ipynb #7d3905db
+# %% ../nbs/33_tokens.ipynb #135492c4
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Literal
 
 import torch
 from torch import Tensor
 
-# %% ../nbs/33_tokens.ipynb #0d249f0c
+# %% ../nbs/33_tokens.ipynb #cb54669a
 from .fixed_point import Solution, Status, at_least_float32, check_choice, check_positive, report
 from .fixed_point import row_norm, wide_row_norm
 from .loop import eager
@@ -22,7 +22,7 @@ from .implicit import Implicit, equilibrium
 from .wellposed import reflect
 from .irnn import Activation
 
-# %% ../nbs/33_tokens.ipynb #06d78436
+# %% ../nbs/33_tokens.ipynb #e8463f05
 @dataclass(frozen=True)
 class Tiles:
     "The reflected iteration on tiles of tokens: how the work is laid out. Changes the speed, not the answer."
@@ -41,7 +41,7 @@ class Tiles:
         "How many tokens a tile of `s` has: all of them on a GPU."
         return max(1, len(s) if s.is_cuda else self.size//max(1, s.shape[1]))
 
-# %% ../nbs/33_tokens.ipynb #0c81d7db
+# %% ../nbs/33_tokens.ipynb #6ba359f6
 @dataclass
 class Rest:
     "How n tokens came to rest, one row each."
@@ -81,7 +81,7 @@ class Rest:
         "The largest gap with which a token counts as done: tol·size or atol."
         return (how.tol*self.size).clamp_min(how.atol)
 
-# %% ../nbs/33_tokens.ipynb #04c27514
+# %% ../nbs/33_tokens.ipynb #558696ff
 def _sizes(
     w:Tensor,       # (n, d), whose size says whether quick norms will do
     *others:Tensor, # (n, d) each, not larger by orders of magnitude
@@ -100,7 +100,7 @@ def _widest(x: Tensor) -> torch.dtype:
     "float64, where the device has it."
     return torch.float32 if x.device.type == 'mps' else torch.float64
 
-# %% ../nbs/33_tokens.ipynb #0a1aa403
+# %% ../nbs/33_tokens.ipynb #fda87199
 @dataclass(frozen=True)
 class Block:
     "s = act(U s + p, *extra) for one block U, and its reflected form w = 2 act(u) − u, u = w C + p V."
@@ -180,7 +180,7 @@ class Block:
         assert out is not None                                  # max_iter is at least 1
         return out
 
-# %% ../nbs/33_tokens.ipynb #dcbce21c
+# %% ../nbs/33_tokens.ipynb #b4882820
 def _find_kernel(
     tiles:Tiles,                # says whether it may be used
     act:Callable[..., Tensor],  # elementwise
@@ -219,7 +219,7 @@ def _first_pass(
         rest.put(t, block.iterate(start, q, e, how, min(tiles.first, how.max_iter)))
     return rest
 
-# %% ../nbs/33_tokens.ipynb #a53809eb
+# %% ../nbs/33_tokens.ipynb #044e5379
 @torch.no_grad()
 def _judge(
     block:Block,
@@ -278,7 +278,7 @@ def solve_block(
     _judge(block, p, extra, rest, how, tile)
     return rest
 
-# %% ../nbs/33_tokens.ipynb #438c5de2
+# %% ../nbs/33_tokens.ipynb #20959149
 def _columns(
     x:Tensor,   # (N, D)
     heads:int,  # a divisor of D
@@ -397,7 +397,7 @@ class TokenEquation:
         report(solution, self.how.on_failure, self.what)
         return solution
 
-# %% ../nbs/33_tokens.ipynb #7e884ce5
+# %% ../nbs/33_tokens.ipynb #731ce5ee
 class _Tokens(torch.autograd.Function):
     "All equilibria s = φ(U s + p), and the `Solution`."
     @staticmethod
@@ -437,7 +437,7 @@ def _general_gradients(ctx: Any, g: Tensor, graph: bool) -> list[Tensor | None]:
         found = iter(torch.autograd.grad(again, wanted, g, create_graph=graph, allow_unused=True))
     return [next(found) if n else None for n in needed]
 
-# %% ../nbs/33_tokens.ipynb #4ab53bb0
+# %% ../nbs/33_tokens.ipynb #b6c660fe
 def solve_tokens(
     p:Tensor,                   # (N, D)
     U:Tensor,                   # (heads, D/heads, D/heads), the blocks of a block-diagonal matrix
