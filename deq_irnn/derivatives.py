@@ -353,7 +353,7 @@ def pull_back(
 class Equilibrium(torch.autograd.Function):
     """Value: the equilibrium `z` (B, N).
 
-    Gradient: the adjoint u = g + Jᵀu, handed on to `value`, f(z) (@eq-adjoint of chapter 02)."""
+    Gradient: the adjoint u = g + Jᵀu, handed on to `value`, f(z) (@eq-adjoint-equation of chapter 02)."""
     @staticmethod
     def forward(ctx, z, value, call, *inputs):
         ctx.call = call

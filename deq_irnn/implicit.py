@@ -34,7 +34,7 @@ class GradientRule(Protocol):
 @dataclass(frozen=True)
 class Implicit:
     """The exact gradient at the equilibrium, by the implicit function theorem (Bai et al. 2019,
-    theorem 1; @eq-ift, @eq-adjoint of chapter 02).
+    theorem 1; @eq-ift, @eq-adjoint-equation of chapter 02).
 
     The options are those of the adjoint solve; `None` takes the forward solve's. Memory: the graph
     of one evaluation of f. Any order of derivative."""
