@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map
 
-# %% ../nbs/10_equilibrium_rnn.ipynb #03223b30
+# %% ../nbs/10_equilibrium_rnn.ipynb #a0e724c0
 from .derivatives import transformed
 from .fixed_point import (
     ConvergenceWarning, Solution, SolvingModule, Status, check_choice, check_positive, report)
@@ -77,12 +77,12 @@ class Explicit(nn.Module):
         past_r, past_z, past_n = linear(before, c.weight_hh, c.bias_hh).chunk(3, 1)
         r, z = torch.sigmoid(input_r + past_r), torch.sigmoid(input_z + past_z)
         n = torch.tanh(input_n + r*past_n)
-        slope = (1 - z)*(1 - n*n)
-        to_r, to_z, to_n = slope*past_n*r*(1 - r), (before - n)*z*(1 - z), slope*r
+        slope, gap = (1 - z)*(1 - n*n), before - n
+        to_r, to_z, to_n = slope*past_n*r*(1 - r), gap*z*(1 - z), slope*r
         U_r, U_z, U_n = c.weight_hh.chunk(3)
         J = to_r[:, :, None]*U_r + to_z[:, :, None]*U_z + to_n[:, :, None]*U_n
         J.diagonal(dim1=1, dim2=2).add_(z)
-        return torch.lerp(n, before, z), None, J
+        return n + z*gap, None, J
 
 # %% ../nbs/10_equilibrium_rnn.ipynb #3b5f9829
 class BaseCell(nn.Module):
@@ -278,7 +278,7 @@ class DiagonalLSTMCell(BaseCell):
         slope = torch.stack((h_h, to_c*f, c_h, f), -1).unflatten(-1, (2, 2))
         return torch.cat((o*t, new), -1), None, slope
 
-# %% ../nbs/10_equilibrium_rnn.ipynb #70d9310f
+# %% ../nbs/10_equilibrium_rnn.ipynb #23ea21d1
 def differentiable_steps(
     step:Step,
     x:Tensor,         # (T, B, …)

@@ -8,7 +8,7 @@ __all__ = ['Cell', 'Step', 'Blocks', 'previous', 'step_all', 'rows', 'columns', 
            'adjoint', 'recorded_adjoint', 'attach_gradient', 'correction', 'newton_over_time', 'growth_rate',
            'check_claims']
 
-# %% ../nbs/37_sequence_newton.ipynb #7a884dd1
+# %% ../nbs/37_sequence_newton.ipynb #1cb6b6c5
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,14 +20,14 @@ from torch._C._functorch import is_legacy_batchedtensor
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
-# %% ../nbs/37_sequence_newton.ipynb #ab8ff369
+# %% ../nbs/37_sequence_newton.ipynb #e1f55ec2
 from .derivatives import jvp, transformed
 from .fixed_point import Packing, Solution, Status, relative_residual, row_norm
 from .loop import keep_autocast
 from .scan import affine_scan
 from .solvers import Solve
 
-# %% ../nbs/37_sequence_newton.ipynb #3d634358
+# %% ../nbs/37_sequence_newton.ipynb #b69e44a1
 class Cell(Protocol):
     """One step of h_t = f(x_t, h_t, h_{t−1}): a function or module, `cell(x, h, before)` → new h.
 
@@ -46,7 +46,7 @@ class Cell(Protocol):
     - `initial_state(batch, like)`: the state to start with, on `like`'s device, of its type."""
     def __call__(self, x: Tensor, h: Any, before: Any, /) -> Any: ...
 
-# %% ../nbs/37_sequence_newton.ipynb #63874452
+# %% ../nbs/37_sequence_newton.ipynb #aac3d582
 _substituting = threading.RLock()        # functional_call changes the module while it runs
 
 def _direct(function, *args): return function(*args)
@@ -133,7 +133,7 @@ class Step:
         same = all(mine.get(name) is weight for name, weight in weights.items())
         return self if same else replace(self, weights=weights)
 
-# %% ../nbs/37_sequence_newton.ipynb #51a43587
+# %% ../nbs/37_sequence_newton.ipynb #0332b500
 class Blocks(NamedTuple):
     "The Jacobians of n tokens: D/k blocks of k × k for each."
     now: Tensor | None       # (n, D/k, k, k): ∂f/∂h; None: 0
@@ -155,7 +155,7 @@ def step_all(
     "f(x_t, h_t, h_{t−1}) for all steps at once, (T, B, D)."
     return step(x.flatten(0, 1), h.flatten(0, 1), previous(h, h0).flatten(0, 1)).view_as(h)
 
-# %% ../nbs/37_sequence_newton.ipynb #05c52b86
+# %% ../nbs/37_sequence_newton.ipynb #9b2f676d
 def _groups(m, k): return m.reshape(len(m), k, -1)                   # (n, D) → (n, k, D/k)
 
 def _needing_gradient(t): return t if t.requires_grad else t.detach().requires_grad_()
@@ -205,7 +205,7 @@ def columns(
         parts.append(torch.stack(found, 2).permute(0, 3, 1, 2))
     return value, Blocks(None if step.explicit else parts[0], parts[-1])
 
-# %% ../nbs/37_sequence_newton.ipynb #5f0f5042
+# %% ../nbs/37_sequence_newton.ipynb #21fdd672
 class Linearised(NamedTuple):
     "f along a whole sequence, and its Jacobians, or what is to stand for them."
     value: Tensor            # (T, B, D): f(x_t, h_t, h_{t−1})
@@ -232,7 +232,7 @@ def full_jacobian(
     now, past = (None if m is None else m.reshape(len(h), -1, *m.shape[2:]) for m in blocks)
     return Linearised(value.view_as(h), now, past)
 
-# %% ../nbs/37_sequence_newton.ipynb #11e4c9c9
+# %% ../nbs/37_sequence_newton.ipynb #280829be
 @torch.no_grad()
 def diagonal_jacobian(
     step:Step,
@@ -275,7 +275,7 @@ def unit_jacobian(
     ones = h.new_ones(()).expand(len(h), h[0].numel(), 1, 1)
     return Linearised(step_all(step, x, h, h0), None, ones)
 
-# %% ../nbs/37_sequence_newton.ipynb #d0f642cf
+# %% ../nbs/37_sequence_newton.ipynb #82235682
 def units(h:Tensor, k:int) -> Tensor:
     "(T, B, D) → (T, B·D/k, k): the numbers of one unit side by side."
     T, B, D = h.shape
@@ -315,7 +315,7 @@ def resolvent_times(
     eye = torch.eye(now.shape[-1], dtype=now.dtype, device=now.device)
     return torch.linalg.solve_ex(eye - now, X)[0]
 
-# %% ../nbs/37_sequence_newton.ipynb #de6c274b
+# %% ../nbs/37_sequence_newton.ipynb #415650bf
 def _adjoint_piece(g, after, lin, k):
     "λ of a piece of steps, given what comes from the steps `after`; what goes on to those before."
     B, past = g.shape[1], lin.past
@@ -345,7 +345,7 @@ def adjoint(
         found.append(lam)
     return found[0] if len(found) == 1 else torch.cat(found[::-1]), after
 
-# %% ../nbs/37_sequence_newton.ipynb #32cc0959
+# %% ../nbs/37_sequence_newton.ipynb #260b1368
 def _closed_over(value, known):
     "The leaves in the graph of `value` beside those tensors that are `known`."
     nodes, variables = {t.grad_fn for t in known} | {None}, {id(t) for t in known}
@@ -367,7 +367,7 @@ class _Call:
     names: tuple[str, ...]       # of the weights
     closed: bool                 # the cell closes over tensors that want a gradient
 
-# %% ../nbs/37_sequence_newton.ipynb #078a2366
+# %% ../nbs/37_sequence_newton.ipynb #72ba4535
 class _SequenceAdjoint(torch.autograd.Function):
     "Value: the states. Gradient: λ of @eq-lambda of chapter 10, for f there; B₁ᵀλ₁ for h0."
     @staticmethod
@@ -393,7 +393,7 @@ _CLOSED = ('second derivatives through EquilibriumRNN reach x, h_0 and the param
            'that is an nn.Module; this cell closes over other tensors that want a gradient: '
            'make them its parameters')
 
-# %% ../nbs/37_sequence_newton.ipynb #a27824bf
+# %% ../nbs/37_sequence_newton.ipynb #4a3f451a
 def recorded_adjoint(
     step:Step,
     g:Tensor,                        # (T, B, D)
@@ -431,7 +431,7 @@ def attach_gradient(
     call = _Call(step, chunk, tuple(weights), bool(closed))
     return _SequenceAdjoint.apply(h, value, h0, x, call, *weights.values(), *closed)
 
-# %% ../nbs/37_sequence_newton.ipynb #d50db16d
+# %% ../nbs/37_sequence_newton.ipynb #de8fa2fb
 def correction(
     lin:Linearised,
     r:Tensor,                         # (T, B, D): f(x_t, h_t, h_{t−1}) − h_t
@@ -462,7 +462,7 @@ def _residuals(value, r, how):
     if how.atol > 0: done = done | (absolute <= how.atol)
     return relative.view(r.shape[:2]).amax(0), done.view(r.shape[:2]).all(0)
 
-# %% ../nbs/37_sequence_newton.ipynb #f40b51a8
+# %% ../nbs/37_sequence_newton.ipynb #ec00d0c3
 @torch.no_grad()
 def newton_over_time(
     step:Step,
@@ -497,7 +497,7 @@ def newton_over_time(
     status = torch.where(met, int(Status.CONVERGED), failed)
     return Solution(best, met, iterations, smallest, i, status)
 
-# %% ../nbs/37_sequence_newton.ipynb #79ef11bc
+# %% ../nbs/37_sequence_newton.ipynb #f45c5677
 @torch.no_grad()
 def growth_rate(
     step:Step,
@@ -516,7 +516,7 @@ def growth_rate(
         total, v = total + size.log(), (v/size[:, None]).view(-1, step.block, 1)
     return total/len(x)
 
-# %% ../nbs/37_sequence_newton.ipynb #9f37168f
+# %% ../nbs/37_sequence_newton.ipynb #dbb3069d
 def _wave(like, frequency):
     "Numbers within ±1 that are nobody's special case, without drawing any from the generator."
     at = torch.arange(like.numel(), dtype=torch.float32, device=like.device)
