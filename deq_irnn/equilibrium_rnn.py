@@ -442,7 +442,7 @@ class EquilibriumRNN(SolvingModule):
                 f'EquilibriumRNN: {int(fine.sum())} of {len(sol.converged)} sequences of {len(x)} '
                 f'steps did not converge in parallel in {spent} iterations (worst relative residual '
                 f'{worst:.1e}, largest Lyapunov exponent {growth:+.3f} per step: {advice}); '
-                'done sequentially', ConvergenceWarning, stacklevel=7)
+                'done sequentially', ConvergenceWarning, stacklevel=8)
         def put(old, part): return old.index_copy(0, bad, part.to(old.dtype))
         return Solution(
             z=sol.z.index_copy(1, bad, new.z), converged=put(sol.converged, new.converged),
