@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map
 
-# %% ../nbs/10_equilibrium_rnn.ipynb #3354ab73
+# %% ../nbs/10_equilibrium_rnn.ipynb #a0e724c0
 from .derivatives import transformed
 from .fixed_point import (
     ConvergenceWarning, Solution, SolvingModule, Status, check_choice, check_positive, report)
@@ -62,27 +62,27 @@ class Explicit(nn.Module):
         return (zero, zero) if isinstance(self.cell, nn.LSTMCell) else zero
 
     @property
-    def jacobian(self) -> Callable[[Tensor, Tensor, Tensor], tuple[None, Tensor]] | None:
-        "For an nn.GRUCell: (x, h, before) → (None, ∂h_t/∂h_{t−1}, (n, D, D)); else None."
-        return self.gru_jacobian if type(self.cell) is nn.GRUCell else None
+    def value_and_jacobian(self) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, None, Tensor]] | None:
+        "For an nn.GRUCell: (x, h, before) → (h_t, None, ∂h_t/∂h_{t−1}, (n, D, D)); else None."
+        return self.gru if type(self.cell) is nn.GRUCell else None
 
-    def gru_jacobian(self,
+    def gru(self,
         x:Tensor,           # (n, N)
         h:Tensor,           # not used
         before:Tensor,      # (n, D)
-    ) -> tuple[None, Tensor]:
-        "The Jacobians of an nn.GRUCell: None, for h, and (n, D, D)."
+    ) -> tuple[Tensor, None, Tensor]:
+        "An nn.GRUCell and its Jacobians: None, for h, and (n, D, D)."
         c, linear = self.cell, nn.functional.linear
         input_r, input_z, input_n = linear(x, c.weight_ih, c.bias_ih).chunk(3, 1)
         past_r, past_z, past_n = linear(before, c.weight_hh, c.bias_hh).chunk(3, 1)
         r, z = torch.sigmoid(input_r + past_r), torch.sigmoid(input_z + past_z)
         n = torch.tanh(input_n + r*past_n)
-        slope = (1 - z)*(1 - n*n)
-        to_r, to_z, to_n = slope*past_n*r*(1 - r), (before - n)*z*(1 - z), slope*r
+        slope, gap = (1 - z)*(1 - n*n), before - n
+        to_r, to_z, to_n = slope*past_n*r*(1 - r), gap*z*(1 - z), slope*r
         U_r, U_z, U_n = c.weight_hh.chunk(3)
         J = to_r[:, :, None]*U_r + to_z[:, :, None]*U_z + to_n[:, :, None]*U_n
         J.diagonal(dim1=1, dim2=2).add_(z)
-        return None, J
+        return n + z*gap, None, J
 
 # %% ../nbs/10_equilibrium_rnn.ipynb #3b5f9829
 class BaseCell(nn.Module):
@@ -126,7 +126,9 @@ class BaseCell(nn.Module):
 
 # %% ../nbs/10_equilibrium_rnn.ipynb #3e1734ad
 class ContractiveCell(BaseCell):
-    "A cell that reads its new state by a matrix U, ‖U‖₂ ≤ 0.95: one equilibrium. Subclasses have `update`."
+    """A cell that looks at its new state by a matrix U, ‖U‖₂ ≤ 0.95: one equilibrium.
+
+    A subclass has a method `update`."""
     def __init__(self,
         input_size:int,
         hidden_size:int,
@@ -223,19 +225,17 @@ class DiagonalGRUCell(BaseCell):
         z, r = torch.sigmoid(z + self.u[0]*before), torch.sigmoid(r + self.u[1]*before)
         return torch.lerp(before, torch.tanh(c + r*(self.u[2]*before)), z)
 
-    def jacobian(self, x:Tensor, h:Tensor, before:Tensor) -> tuple[None, Tensor]:
-        "None, for h, and ∂f/∂before, (n, D, 1, 1)."
+    def value_and_jacobian(self, x:Tensor, h:Tensor, before:Tensor) -> tuple[Tensor, None, Tensor]:
+        "The new state, None, for h, and ∂f/∂before, (n, D, 1, 1)."
         z, r, c = self.W(x).chunk(3, -1)
         u_z, u_r, u_c = self.u
-        z, r = torch.sigmoid(z + u_z*before), torch.sigmoid(r + u_r*before)
-        past = u_c*before
+        z, r, past = torch.sigmoid(z + u_z*before), torch.sigmoid(r + u_r*before), u_c*before
         n = torch.addcmul(c, r, past).tanh_()
-        inner = torch.addcmul(u_c, 1 - r, past.mul_(u_r)).mul_(r)       # of c + r ∘ past
-        outer = torch.addcmul(z, z*n, n, value=-1)                     # z(1 − n²)
-        turn = (n - before).mul_(z).mul_(u_z)                          # of z, but for 1 − z
+        inner = (1 - r).mul_(past).mul_(u_r).add_(u_c).mul_(r)         # of c + r ∘ past
+        inner.mul_(torch.addcmul(z, z*n, n, value=-1))                 # times z(1 − n²)
         keep = 1 - z
-        slope = torch.addcmul(keep, keep, turn).addcmul_(outer, inner)
-        return None, slope[..., None, None]
+        slope = (n - before).mul_(z).mul_(u_z).add_(1).mul_(keep).add_(inner)
+        return torch.lerp(before, n, z), None, slope[..., None, None]
 
 class DiagonalLSTMCell(BaseCell):
     "An LSTM with diagonal recurrent weights: explicit, state (h, c), each unit sees its own."
@@ -258,24 +258,27 @@ class DiagonalLSTMCell(BaseCell):
         c = torch.sigmoid(f)*c + torch.sigmoid(i)*torch.tanh(g)
         return torch.sigmoid(o)*torch.tanh(c), c
 
-    def jacobian(self,
+    def value_and_jacobian(self,
         x:Tensor,
         h:Any,
         before:tuple[Tensor, Tensor],
-    ) -> tuple[None, Tensor]:
-        "None, for h, and ∂(h, c)/∂(h, c) before, (n, D, 2, 2)."
+    ) -> tuple[Tensor, None, Tensor]:
+        "The new state (n, 2D), None, for h, and ∂(h, c)/∂(h, c) before, (n, D, 2, 2)."
         past, c = before
         i, f, o, g = (torch.addcmul(p, u, past) for p, u in zip(self.W(x).chunk(4, -1), self.u))
         i, f, o, g = i.sigmoid_(), f.sigmoid_(), o.sigmoid_(), g.tanh_()
         u_i, u_f, u_o, u_g = self.u
-        t = torch.addcmul(f*c, i, g).tanh_()                       # of the new c
-        c_h = (1 - f).mul_(f).mul_(c).mul_(u_f)                    # ∂c/∂h before, through f, i and g
-        c_h.addcmul_((1 - i).mul_(i).mul_(g), u_i).addcmul_(torch.addcmul(i, i*g, g, value=-1), u_g)
-        to_c = torch.addcmul(o, o*t, t, value=-1)                  # ∂h/∂c, both new
+        new = torch.addcmul(f*c, i, g)
+        t = torch.tanh(new)
+        c_h = (1 - f).mul_(f).mul_(c).mul_(u_f)                   # ∂c/∂h before, through f, i, g
+        c_h.addcmul_((1 - i).mul_(i).mul_(g), u_i)
+        c_h.addcmul_(torch.addcmul(i, i*g, g, value=-1), u_g)
+        to_c = torch.addcmul(o, o*t, t, value=-1)                 # ∂h/∂c, both new
         h_h = (1 - o).mul_(o).mul_(t).mul_(u_o).addcmul_(to_c, c_h)
-        return None, torch.stack((h_h, to_c*f, c_h, f), -1).unflatten(-1, (2, 2))
+        slope = torch.stack((h_h, to_c*f, c_h, f), -1).unflatten(-1, (2, 2))
+        return torch.cat((o*t, new), -1), None, slope
 
-# %% ../nbs/10_equilibrium_rnn.ipynb #7ef11f61
+# %% ../nbs/10_equilibrium_rnn.ipynb #23ea21d1
 def differentiable_steps(
     step:Step,
     x:Tensor,         # (T, B, …)
@@ -368,7 +371,8 @@ class EquilibriumRNN(SolvingModule):
         self.cell, self.mode = cell, mode
         self.jacobian, self.chunk = jacobian, chunk
         self.how = Solve(solver, tol, atol, max_iter, on_failure)
-        claims = (getattr(cell, name, None) for name in ('coupling', 'explicit', 'jacobian'))
+        said = 'coupling', 'explicit', 'jacobian', 'value_and_jacobian'
+        claims = (getattr(cell, name, None) for name in said)
         self._to_check = any(claim is not None and claim is not False for claim in claims)
 
     @eager
@@ -438,7 +442,7 @@ class EquilibriumRNN(SolvingModule):
                 f'EquilibriumRNN: {int(fine.sum())} of {len(sol.converged)} sequences of {len(x)} '
                 f'steps did not converge in parallel in {spent} iterations (worst relative residual '
                 f'{worst:.1e}, largest Lyapunov exponent {growth:+.3f} per step: {advice}); '
-                'done sequentially', ConvergenceWarning, stacklevel=7)
+                'done sequentially', ConvergenceWarning, stacklevel=8)
         def put(old, part): return old.index_copy(0, bad, part.to(old.dtype))
         return Solution(
             z=sol.z.index_copy(1, bad, new.z), converged=put(sol.converged, new.converged),

@@ -8,7 +8,7 @@ __all__ = ['Cell', 'Step', 'Blocks', 'previous', 'step_all', 'rows', 'columns', 
            'adjoint', 'recorded_adjoint', 'attach_gradient', 'correction', 'newton_over_time', 'growth_rate',
            'check_claims']
 
-# %% ../nbs/37_sequence_newton.ipynb #419184ed
+# %% ../nbs/37_sequence_newton.ipynb #1cb6b6c5
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,14 +20,14 @@ from torch._C._functorch import is_legacy_batchedtensor
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
-# %% ../nbs/37_sequence_newton.ipynb #819eee4b
+# %% ../nbs/37_sequence_newton.ipynb #e1f55ec2
 from .derivatives import jvp, transformed
 from .fixed_point import Packing, Solution, Status, relative_residual, row_norm
 from .loop import keep_autocast
 from .scan import affine_scan
 from .solvers import Solve
 
-# %% ../nbs/37_sequence_newton.ipynb #0e057016
+# %% ../nbs/37_sequence_newton.ipynb #b69e44a1
 class Cell(Protocol):
     """One step of h_t = f(x_t, h_t, h_{t−1}): a function or module, `cell(x, h, before)` → new h.
 
@@ -40,12 +40,13 @@ class Cell(Protocol):
       Jacobians are then d blocks of k × k.
     - `jacobian(x, h, before)`: the Jacobians (∂f/∂h or None, ∂f/∂before), each (n, D, D), or
       with `coupling` its blocks (n, D/k, k, k).
+    - `value_and_jacobian(x, h, before)`: the same with the new state, as (n, D), in front.
     - `for_solving()`: a function with the same values, for as long as the weights do not change,
       that computes what depends on these alone only once. It needs no gradient.
     - `initial_state(batch, like)`: the state to start with, on `like`'s device, of its type."""
     def __call__(self, x: Tensor, h: Any, before: Any, /) -> Any: ...
 
-# %% ../nbs/37_sequence_newton.ipynb #35669edc
+# %% ../nbs/37_sequence_newton.ipynb #aac3d582
 _substituting = threading.RLock()        # functional_call changes the module while it runs
 
 def _direct(function, *args): return function(*args)
@@ -98,18 +99,22 @@ class Step:
             raise ValueError(f'cell must return a state like h_prev, {wanted}; got {shapes(new)}')
         return flat
 
-    def jacobian(self,
+    def linearised(self,
         x:Tensor,           # (n, …)
         h:Tensor,           # (n, D)
         before:Tensor,      # (n, D)
-    ) -> 'Blocks | None':
-        "The Jacobians as the cell itself knows them; None where it does not."
-        known = getattr(self.cell, 'jacobian', None)
-        if known is None or self.weights is not None: return None
-        now, past = self.within(known, x, self.packing.nest(h), self.packing.nest(before))
+    ) -> 'tuple[Tensor, Blocks] | None':
+        "The new states and the Jacobians as the cell itself knows them; None where it does not."
+        jacobian = getattr(self.cell, 'jacobian', None)
+        both = getattr(self.cell, 'value_and_jacobian', None) if jacobian is None else None
+        unknown = jacobian is None and both is None
+        if unknown or self.weights is not None: return None
+        state = x, self.packing.nest(h), self.packing.nest(before)
         shape = len(h), self.size//self.block, self.block, self.block
         def blocks(m): return m.to(h.dtype).view(shape)
-        return Blocks(None if now is None else blocks(now), blocks(past))
+        if jacobian is not None: value, (now, past) = self(x, h, before), self.within(jacobian, *state)
+        else: value, now, past = self.within(both, *state)
+        return value.to(h.dtype), Blocks(None if now is None else blocks(now), blocks(past))
 
     def for_solving(self) -> 'Step':
         "The same step, quicker if the cell knows how; for as long as its weights do not change."
@@ -128,7 +133,7 @@ class Step:
         same = all(mine.get(name) is weight for name, weight in weights.items())
         return self if same else replace(self, weights=weights)
 
-# %% ../nbs/37_sequence_newton.ipynb #6a6bdfc0
+# %% ../nbs/37_sequence_newton.ipynb #0332b500
 class Blocks(NamedTuple):
     "The Jacobians of n tokens: D/k blocks of k × k for each."
     now: Tensor | None       # (n, D/k, k, k): ∂f/∂h; None: 0
@@ -150,7 +155,7 @@ def step_all(
     "f(x_t, h_t, h_{t−1}) for all steps at once, (T, B, D)."
     return step(x.flatten(0, 1), h.flatten(0, 1), previous(h, h0).flatten(0, 1)).view_as(h)
 
-# %% ../nbs/37_sequence_newton.ipynb #9445934a
+# %% ../nbs/37_sequence_newton.ipynb #9b2f676d
 def _groups(m, k): return m.reshape(len(m), k, -1)                   # (n, D) → (n, k, D/k)
 
 def _needing_gradient(t): return t if t.requires_grad else t.detach().requires_grad_()
@@ -200,7 +205,7 @@ def columns(
         parts.append(torch.stack(found, 2).permute(0, 3, 1, 2))
     return value, Blocks(None if step.explicit else parts[0], parts[-1])
 
-# %% ../nbs/37_sequence_newton.ipynb #aee74b48
+# %% ../nbs/37_sequence_newton.ipynb #21fdd672
 class Linearised(NamedTuple):
     "f along a whole sequence, and its Jacobians, or what is to stand for them."
     value: Tensor            # (T, B, D): f(x_t, h_t, h_{t−1})
@@ -223,13 +228,11 @@ def full_jacobian(
 ) -> Linearised:
     "The exact blocks, whatever their size."
     tokens = x.flatten(0, 1), h.flatten(0, 1), previous(h, h0).flatten(0, 1)
-    blocks = step.jacobian(*tokens)
-    if blocks is None: value, blocks = _differentiated(step, tokens)
-    else: value = step(*tokens)
+    value, blocks = step.linearised(*tokens) or _differentiated(step, tokens)
     now, past = (None if m is None else m.reshape(len(h), -1, *m.shape[2:]) for m in blocks)
     return Linearised(value.view_as(h), now, past)
 
-# %% ../nbs/37_sequence_newton.ipynb #0537b03b
+# %% ../nbs/37_sequence_newton.ipynb #280829be
 @torch.no_grad()
 def diagonal_jacobian(
     step:Step,
@@ -272,7 +275,7 @@ def unit_jacobian(
     ones = h.new_ones(()).expand(len(h), h[0].numel(), 1, 1)
     return Linearised(step_all(step, x, h, h0), None, ones)
 
-# %% ../nbs/37_sequence_newton.ipynb #46051108
+# %% ../nbs/37_sequence_newton.ipynb #82235682
 def units(h:Tensor, k:int) -> Tensor:
     "(T, B, D) → (T, B·D/k, k): the numbers of one unit side by side."
     T, B, D = h.shape
@@ -312,7 +315,7 @@ def resolvent_times(
     eye = torch.eye(now.shape[-1], dtype=now.dtype, device=now.device)
     return torch.linalg.solve_ex(eye - now, X)[0]
 
-# %% ../nbs/37_sequence_newton.ipynb #3784cbf0
+# %% ../nbs/37_sequence_newton.ipynb #415650bf
 def _adjoint_piece(g, after, lin, k):
     "λ of a piece of steps, given what comes from the steps `after`; what goes on to those before."
     B, past = g.shape[1], lin.past
@@ -342,7 +345,7 @@ def adjoint(
         found.append(lam)
     return found[0] if len(found) == 1 else torch.cat(found[::-1]), after
 
-# %% ../nbs/37_sequence_newton.ipynb #6195a351
+# %% ../nbs/37_sequence_newton.ipynb #260b1368
 def _closed_over(value, known):
     "The leaves in the graph of `value` beside those tensors that are `known`."
     nodes, variables = {t.grad_fn for t in known} | {None}, {id(t) for t in known}
@@ -364,7 +367,7 @@ class _Call:
     names: tuple[str, ...]       # of the weights
     closed: bool                 # the cell closes over tensors that want a gradient
 
-# %% ../nbs/37_sequence_newton.ipynb #246f6848
+# %% ../nbs/37_sequence_newton.ipynb #72ba4535
 class _SequenceAdjoint(torch.autograd.Function):
     "Value: the states. Gradient: λ of @eq-lambda of chapter 10, for f there; B₁ᵀλ₁ for h0."
     @staticmethod
@@ -390,7 +393,7 @@ _CLOSED = ('second derivatives through EquilibriumRNN reach x, h_0 and the param
            'that is an nn.Module; this cell closes over other tensors that want a gradient: '
            'make them its parameters')
 
-# %% ../nbs/37_sequence_newton.ipynb #1cdce2ff
+# %% ../nbs/37_sequence_newton.ipynb #4a3f451a
 def recorded_adjoint(
     step:Step,
     g:Tensor,                        # (T, B, D)
@@ -428,11 +431,11 @@ def attach_gradient(
     call = _Call(step, chunk, tuple(weights), bool(closed))
     return _SequenceAdjoint.apply(h, value, h0, x, call, *weights.values(), *closed)
 
-# %% ../nbs/37_sequence_newton.ipynb #d5840b16
+# %% ../nbs/37_sequence_newton.ipynb #de8fa2fb
 def correction(
     lin:Linearised,
-    r:Tensor,             # (T, B, D): f(x_t, h_t, h_{t−1}) − h_t
-    damping:Tensor,       # (B,): what ∂f/∂h_{t−1} is scaled by
+    r:Tensor,                         # (T, B, D): f(x_t, h_t, h_{t−1}) − h_t
+    damping:Tensor | None=None,       # (B,): what ∂f/∂h_{t−1} is scaled by; None: 1
 ) -> Tensor:
     "δ (T, B, D) of @eq-newton-time of chapter 10."
     if lin.past is None:
@@ -440,9 +443,12 @@ def correction(
         alone = resolvent_times(lin.now, units(r, lin.now.shape[-1])[..., None])
         return states(alone[..., 0], r.shape[1])
     B, (_, n, k, _) = r.shape[1], lin.past.shape
-    X = resolvent_times(lin.now, torch.cat((lin.past, units(r, k)[..., None]), -1))
-    scale = damping.to(X.dtype).repeat_interleave(n//B)[:, None, None]
-    return states(block_scan((scale*X[..., :k]).contiguous(), X[..., k].contiguous()), B)
+    a, b = lin.past, units(r, k)
+    if lin.now is not None:
+        X = resolvent_times(lin.now, torch.cat((a, b[..., None]), -1))
+        a, b = X[..., :k], X[..., k]
+    if damping is not None: a = damping.to(a.dtype).repeat_interleave(n//B)[:, None, None]*a
+    return states(block_scan(a.contiguous(), b.contiguous()), B)
 
 def _residuals(value, r, how):
     "The largest relative residual of each sequence, and which sequences are done, (B,) both."
@@ -456,7 +462,7 @@ def _residuals(value, r, how):
     if how.atol > 0: done = done | (absolute <= how.atol)
     return relative.view(r.shape[:2]).amax(0), done.view(r.shape[:2]).all(0)
 
-# %% ../nbs/37_sequence_newton.ipynb #91642627
+# %% ../nbs/37_sequence_newton.ipynb #ec00d0c3
 @torch.no_grad()
 def newton_over_time(
     step:Step,
@@ -485,12 +491,13 @@ def newton_over_time(
         if not (good | ~live).all():                              # some begin again from their best
             lin = linearise(step, x, best, h0)
             r = lin.value - best
-        h = torch.where(live[:, None], best + correction(lin, r, damping).to(h0.dtype), best)
+        delta = correction(lin, r, damping if (damping < 1).any() else None)
+        h = torch.where(live[:, None], best + delta.to(h0.dtype), best)
     failed = torch.where(torch.isfinite(smallest), int(Status.MAX_ITER), int(Status.NONFINITE))
     status = torch.where(met, int(Status.CONVERGED), failed)
     return Solution(best, met, iterations, smallest, i, status)
 
-# %% ../nbs/37_sequence_newton.ipynb #7be1ac41
+# %% ../nbs/37_sequence_newton.ipynb #f45c5677
 @torch.no_grad()
 def growth_rate(
     step:Step,
@@ -509,7 +516,7 @@ def growth_rate(
         total, v = total + size.log(), (v/size[:, None]).view(-1, step.block, 1)
     return total/len(x)
 
-# %% ../nbs/37_sequence_newton.ipynb #d1683e00
+# %% ../nbs/37_sequence_newton.ipynb #dbb3069d
 def _wave(like, frequency):
     "Numbers within ±1 that are nobody's special case, without drawing any from the generator."
     at = torch.arange(like.numel(), dtype=torch.float32, device=like.device)
@@ -523,19 +530,22 @@ def check_claims(
 ) -> None:
     "`ValueError` unless the Jacobians are what the cell says of them."
     at, past, v = (_wave(h0, frequency).requires_grad_() for frequency in (.7, 1.1, 1.9))
-    product = (step(x, at, past)*v).sum()
-    full = torch.autograd.grad(product, (at, past), allow_unused=True, materialize_grads=True)
+    value = step(x, at, past)
+    full = torch.autograd.grad((value*v).sum(), (at, past), allow_unused=True, materialize_grads=True)
     lin = full_jacobian(step, x[None], at.detach()[None], past.detach())
+    slack = max(1e-3, 8*torch.finfo(h0.dtype).eps)
+    def same(a, b): return torch.allclose(a, b, rtol=slack, atol=slack*a.abs().max().item())
+    fine = same(value.detach(), lin.value[0])
     for wanted, m in zip(full, (lin.now, lin.past)):
         claimed = torch.zeros_like(wanted)
         if m is not None:
             product = m.mT @ units(v.detach()[None], step.block)[..., None]
             claimed = states(product[..., 0], len(v))[0]
-        slack = max(1e-3, 8*torch.finfo(wanted.dtype).eps)
-        atol = slack*wanted.abs().max().item()
-        if torch.allclose(wanted, claimed, rtol=slack, atol=atol): continue
-        if getattr(step.cell, 'jacobian', None) is not None:
-            raise ValueError('cell.jacobian(x, h, before) does not return the Jacobians '
+        fine = fine and same(wanted, claimed)
+    if fine: return
+    for name in ('jacobian', 'value_and_jacobian'):
+        if getattr(step.cell, name, None) is not None:
+            raise ValueError(f'cell.{name}(x, h, before) does not return the Jacobians '
                              '(∂f/∂h_t or None, ∂f/∂h_{t−1}) of cell(x, h, before)')
-        says = f'coupling={getattr(step.cell, "coupling", None)}, explicit={step.explicit}'
-        raise ValueError(f'cell says {says}, but its Jacobian has entries outside of these blocks')
+    says = f'coupling={getattr(step.cell, "coupling", None)}, explicit={step.explicit}'
+    raise ValueError(f'cell says {says}, but its Jacobian has entries outside of these blocks')

@@ -17,7 +17,7 @@ def gru(N, D): return Explicit(nn.GRUCell(N, D))
 
 class ByDerivative(DiagonalGRUCell):
     "Its Jacobian is found by forward-mode derivatives."
-    jacobian = None
+    value_and_jacobian = None
 
 @pytest.fixture(autouse=True)
 def double(): torch.set_default_dtype(torch.float64)
@@ -183,17 +183,21 @@ def test_copies_and_trains():
     assert losses[-1] < .3*losses[0]
 
 class WrongJacobian(Explicit):
-    def jacobian(self, x, h, before): return None, 2*Explicit(self.cell).jacobian(x, h, before)[1]
+    def jacobian(self, x, h, before): return None, 2*Explicit(self.cell).value_and_jacobian(x, h, before)[2]
+
+class WrongValue(Explicit):
+    def value_and_jacobian(self, x, h, before): return 2*before, None, Explicit(self.cell).value_and_jacobian(x, h, before)[2]
 
 def test_a_jacobian_in_closed_form():
     "Explicit(nn.GRUCell) brings its own: the same gradients as autograd through the loop; a wrong one is refused."
     cell, x, h0 = gru(3, 5), torch.randn(12, 2, 3, requires_grad=True), torch.randn(2, 5, requires_grad=True)
-    assert cell.jacobian is not None and Explicit(nn.LSTMCell(3, 5)).jacobian is None
+    assert cell.value_and_jacobian is not None and Explicit(nn.LSTMCell(3, 5)).value_and_jacobian is None
     want = torch.autograd.grad(unrolled(cell, x, h0).square().sum(), (x, h0, *cell.parameters()))
     for mode in MODES:
         loss = EquilibriumRNN(cell, mode, tol=1e-12)(x, h0)[0].square().sum()
         close(torch.autograd.grad(loss, (x, h0, *cell.parameters())), want)
     with pytest.raises(ValueError, match='cell.jacobian'): EquilibriumRNN(WrongJacobian(nn.GRUCell(3, 5)))(x, h0)
+    with pytest.raises(ValueError, match='value_and_jacobian'): EquilibriumRNN(WrongValue(nn.GRUCell(3, 5)))(x, h0)
 
 # what version 0.1 got wrong
 
