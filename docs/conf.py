@@ -14,6 +14,7 @@ nb_execution_mode, nb_merge_streams = 'off', True
 nb_render_markdown_format = 'gfm'
 nb_render_image_options = {'alt': 'plot drawn by this cell'}
 add_module_names = False
+viewcode_follow_imported_members = False        # an alias of dict[…] would lead to the page of builtins, which is none
 pygments_style, pygments_dark_style = 'tango', 'github-dark'
 html_theme, html_title, html_favicon = 'furo', 'deq_irnn', 'static/favicon.svg'
 html_static_path, html_css_files = ['static'], ['site.css']
