@@ -429,7 +429,7 @@ class MadeBlocks(Coefficient):
 
     def tile(self, b:Tensor) -> int:
         "Steps whose matrices fit the cache; on a GPU, many."
-        return max(1, (2**26 if b.is_cuda else self.tile_size)//max(1, b[0].numel()*self.block))
+        return max(1, (2**26 if b.is_cuda else self.tile_size)//max(1, b.shape[1:].numel()*self.block))
 
     def gradient(self, a:Tensor, lam:Tensor, past:Tensor) -> Tensor:
         "In tiles, where nobody will differentiate it."

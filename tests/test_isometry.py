@@ -361,3 +361,11 @@ def test_a_group_is_learned():
         optimiser.step()
     x = torch.randint(6, (64, 200))
     assert (logits(x)[-1].argmax(-1) == answers(x)[-1]).float().mean() > .95
+
+@pytest.mark.parametrize('name', TRANSITIONS)
+def test_one_step_forward_and_backward(name):
+    "A stream trains step by step: a chunk of one step has a gradient too."
+    transition = make_transition(name, 3, 12)
+    x, b, h0 = (torch.randn(*s, requires_grad=True) for s in ((1, 2, 3), (1, 2, 12), (2, 12)))
+    transition(x, b, h0).sin().sum().backward()
+    assert all(t.grad is not None and t.grad.isfinite().all() for t in (b, h0, *transition.parameters()) if t is not None)
