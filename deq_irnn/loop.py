@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils._pytree import tree_leaves, tree_map, tree_structure, tree_unflatten
 
 # %% ../nbs/30_loop.ipynb #11550326
 from .fixed_point import Solution, Status, at_least_float32, row_norm, wide_row_norm
@@ -96,7 +96,8 @@ class Injections:
             raise TypeError(f'args must be a tuple of injections, such as args=(x,); got a '
                 f'{type(args).__name__}')
         self.values = tuple(args)
-        self.leaves, self.spec = tree_flatten(self.values) if args else ([], None)
+        self.nested = any(isinstance(a, (tuple, list, dict)) for a in args)
+        self.leaves = tree_leaves(self.values) if self.nested else list(args)
         for leaf in self.leaves:
             if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] not in (1, batch):
                 raise ValueError(
@@ -104,14 +105,15 @@ class Injections:
                     f'or 1 for what all samples share; got the shape {tuple(leaf.shape)}. '
                     'Let f close over a tensor that is no injection')
         self.own = [isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
-            for leaf in self.leaves]
+                    for leaf in self.leaves]
         self.shrinks = batch > 1 and any(self.own)         # worth dropping rows?
 
     def keep(self, rows:Tensor) -> None:
         "Drop all rows but `rows`."
         self.leaves = [leaf.index_select(0, rows) if own else leaf
                        for leaf, own in zip(self.leaves, self.own)]
-        if self.spec is not None: self.values = tree_unflatten(self.leaves, self.spec)
+        if self.nested: self.values = tree_unflatten(self.leaves, tree_structure(self.values))
+        else: self.values = tuple(self.leaves)
 
 # %% ../nbs/30_loop.ipynb #5a94b2be
 class Residual:
@@ -308,10 +310,11 @@ class Batch:
         rows = self.samples.live.nonzero()[:, 0]
         if self.samples.index is None:
             self.samples.index = torch.arange(len(self.samples.live), device=rows.device)
-        self.samples = Samples(**keep_rows(vars(self.samples), rows))
+        def left(t:Tensor) -> Tensor: return t.index_select(0, rows)
+        self.samples = Samples(**{name: left(t) for name, t in vars(self.samples).items()})
         self.frozen = False
         g.injections.keep(rows)
-        return keep_rows(at, rows), keep_rows(state, rows)
+        return Point(*map(left, at)), keep_rows(state, rows)
 
     def spread(self, values:Tensor) -> Tensor:
         """`values` of the samples here as a vector for the whole batch, NaN for those that were
