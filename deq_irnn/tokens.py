@@ -26,7 +26,7 @@ from .irnn import Activation
 @dataclass(frozen=True)
 class Tiles:
     "The reflected iteration on tiles of tokens: how the work is laid out. Changes the speed, not the answer."
-    size: int = 65536                       # numbers per tile on the CPU: one tile stays in the cache
+    size: int = 131072                      # numbers per tile on the CPU: one tile stays in the cache
     first: int = 9                          # iterations of every tile; the stragglers of all are pooled then
     kernel: bool | Literal['auto'] = 'auto' # room 35's, on a GPU; True: everywhere (tests)
 
@@ -64,16 +64,17 @@ class Rest:
         part:'Rest',          # of as many tokens
     ) -> None:
         "Write `part` into `rows`."
-        self.s[rows] = part.s.to(self.s.dtype)
-        self.iterations[rows] = part.iterations
-        self.gap[rows] = part.gap.to(self.gap.dtype)
-        self.size[rows] = part.size.to(self.size.dtype)
+        for name, mine in vars(self).items():
+            new = getattr(part, name).to(mine.dtype)
+            if isinstance(rows, slice): mine[rows] = new
+            else: mine.index_copy_(0, rows, new)
 
     def take(self,
         rows:slice | Tensor,  # which tokens
     ) -> 'Rest':
         "What is known of some of the tokens."
-        return Rest(self.s[rows], self.iterations[rows], self.gap[rows], self.size[rows])
+        if isinstance(rows, slice): return Rest(*(t[rows] for t in vars(self).values()))
+        return Rest(*(t.index_select(0, rows) for t in vars(self).values()))
 
     def limit(self,
         how:Solve,
@@ -169,14 +170,17 @@ class Block:
                 out = Rest.of(torch.empty_like(w))
                 rows = torch.arange(len(w), device=w.device)
             ends = live if end else ~moving if live is None else live & ~moving
-            done = ends.nonzero()[:, 0] if ends is not None else slice(None)
-            out.put(rows[done], found.take(done) if ends is not None else found)
+            if ends is None: out.put(rows, found)
+            else:
+                done = ends.nonzero()[:, 0]
+                out.put(rows.index_select(0, done), found.take(done))
             if end: break
             live = moving
-            if len(left) < .9*len(w):                           # the tile shrinks; else they stay, frozen
-                rows, w, q, live = rows[left], w[left], q[left], None
-                extra = tuple(e[left] for e in extra)
-                used = None if used is None else used[left]
+            if len(left) < .7*len(w):                           # the tile shrinks; else they stay, frozen
+                rows, w, q = (t.index_select(0, left) for t in (rows, w, q))
+                extra = tuple(e.index_select(0, left) for e in extra)
+                used = None if used is None else used.index_select(0, left)
+                live = None
         assert out is not None                                  # max_iter is at least 1
         return out
 
