@@ -38,7 +38,7 @@ rerun: $(STAMP)  ## run every notebook from a clean kernel and compare its outpu
 	$(BIN)/python docs/rerun.py
 
 bench: $(STAMP)  ## side by side with peers (with a GPU, there too); writes results/*.json
-	for b in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/[a-z]*.py)); do $(BIN)/python $$b || exit 1; done
+	for b in $(filter-out benchmarks/gpu.py benchmarks/common.py,$(wildcard benchmarks/[a-z]*.py)); do $(BIN)/python $$b || exit 1; done
 	! $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || $(BIN)/python benchmarks/gpu.py
 
 clean:  ## remove what the other targets built

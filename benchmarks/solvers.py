@@ -7,7 +7,7 @@
 All contestants take their turn in each round, in one process. `overhead`: time ÷ time of as many bare evaluations of f (and vector-Jacobian products, for the backward pass) as the contestant
 made, timed in the same rounds. `residual`: the worst sample's ‖f(z) − z‖/‖f(z)‖ of what was returned, computed here. A contestant that does not reach the tolerance is marked, and not counted as fast.
 """
-import argparse, gc, json, pathlib, platform, statistics, time, warnings
+import gc, statistics, time, warnings
 from unittest import mock
 
 import torch
@@ -15,7 +15,7 @@ from torch import nn
 from deq_irnn import Anderson, Broyden, Implicit, Picard, fixed_point, relative_residual
 from deq_irnn.loop import Point
 from deq_irnn.solvers import AndersonState
-from recurrent import cpu
+from common import Options, machine, summary, write
 
 try: import torchdeq
 except ImportError: torchdeq = None
@@ -137,9 +137,6 @@ def measure(f, x, tol, backward, rounds):
     return rows
 
 
-def summary(v): return dict(median=statistics.median(v), min=min(v), max=max(v), repeats=len(v))
-
-
 def fused_step():
     "Anderson's arithmetic as torch.compile would fuse it: the newest differences with all inner products in one loop, the mixture in another."
     def products(R, F, r, r0, fz, fz0, i: int):
@@ -187,30 +184,26 @@ def table(problem, rows):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--quick', action='store_true', help='two problems, three rounds, nothing written')
-    parser.add_argument('--rounds', type=int, default=None, help='default 7; 3 with --quick')
-    parser.add_argument('--threads', type=int, default=1)
-    parser.add_argument('--problems', nargs='+', default=None, help='those whose name contains one of these')
-    parser.add_argument('--out', default=None, help='where to write (default results/solvers.json; none with --quick)')
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    names = [n for n in PROBLEMS if any(p in n for p in args.problems or (('sym 64', 'sym 256') if args.quick else ('',)))]
-    out = args.out or (None if args.quick else pathlib.Path(__file__).parent.parent/'results'/'solvers.json')
-    result = dict(what='seconds to the tolerance, and overhead over bare evaluations; interleaved in one process; float32', threads=args.threads, max_iter=MAX_ITER,
-                  torch=torch.__version__, torchdeq=getattr(torchdeq, '__version__', '0.1.0') if torchdeq else None, python=platform.python_version(), cpu=cpu(), rows=[])
+    options = Options(__doc__, 'solvers')
+    options.add_argument('--problems', nargs='+', help='those whose name contains one of these')
+    args = options.parse_args()
+    torch.set_num_threads(args.threads[0])
+    wanted = args.problems or (('sym 64', 'sym 256') if args.quick else ('',))
+    names = [n for n in PROBLEMS if any(p in n for p in wanted)]
+    result = dict(what='seconds to the tolerance, and overhead over bare evaluations; interleaved in one process; float32',
+                  max_iter=MAX_ITER, torchdeq=torchdeq and getattr(torchdeq, '__version__', '0.1.0'), **machine(), rows=[])
     warnings.simplefilter('ignore')
     for problem in names:
         for tol in (1e-4, 1e-6):
             for backward in (False, True):
                 torch.manual_seed(0)
-                rows = measure(*PROBLEMS[problem](), tol, backward, args.rounds or (3 if args.quick else 7))
+                rows = measure(*PROBLEMS[problem](), tol, backward, args.rounds)
                 result['rows'] += [dict(problem=problem, **r) for r in rows]
                 table(problem, rows)
-        if out: pathlib.Path(out).write_text(json.dumps(result, indent=1, ensure_ascii=False) + '\n')
+        write(args.out, result)                          # after each: a run cut short keeps what it has
     if args.problems or args.quick: return
     result['compiled'] = compiled()
-    if out: pathlib.Path(out).write_text(json.dumps(result, indent=1, ensure_ascii=False) + '\n')
+    write(args.out, result)
 
 
 if __name__ == '__main__': main()

@@ -336,8 +336,8 @@ class Call:
         value = f(z)
         def adjoint(u): return g + pull_back(f(z), z, u, create_graph=True)
         def quick(u, args): return g.detach() + pull_back(value, z, u)
-        u = self.linear(Linear(adjoint, g, self.problem.how, 'adjoint solve', quick=quick,
-            explicit=False))
+        how = self.problem.how
+        u = self.linear(Linear(adjoint, g, how, 'adjoint solve', quick=quick, explicit=False))
         return torch.autograd.grad(value, views, u, create_graph=True, allow_unused=True)
 
 def pull_back(
@@ -419,8 +419,9 @@ class ClosedProblem:
         def adjoint(u, g, z, *inputs):
             return g + torch.func.vjp(lambda z: self.f(z, *inputs), z)[1](u)[0]
         unit = row_unit(g)
-        u = unit*self.linear(Linear(adjoint, g/unit, self.how, 'adjoint solve',
-            (g/unit, z, *inputs)))
+        scaled = g/unit
+        linear = Linear(adjoint, scaled, self.how, 'adjoint solve', (scaled, z, *inputs))
+        u = unit*self.linear(linear)
         f, which = self.smooth(inputs)
         some = [inputs[i] for i in which]
         grads = dict(zip(which, torch.func.vjp(lambda *some: f(z, *some), *some)[1](u)))
@@ -513,5 +514,5 @@ def solve_linear(
     if not transformed() and not torch.is_grad_enabled(): return plain.solve().z
     if not transformed() and not problem.explicit: return attach_node(plain, linear)[0]
     if not problem.explicit: return attach_node(replace(plain, z0=problem.start), linear)[0]
-    return ClosedProblem(problem.f, problem.how, problem.what, linear)(problem.start,
-        *problem.inputs)
+    closed = ClosedProblem(problem.f, problem.how, problem.what, linear)
+    return closed(problem.start, *problem.inputs)

@@ -117,9 +117,6 @@ class Packing:
         """The nest `z` as one matrix.
 
         `ValueError` where it differs from the nest that was packed first."""
-        if self.alone and isinstance(z,
-                Tensor) and z.dim() == 2 and z.shape[1:] == self.shapes[0][1:]:
-            return z
         if self.alone: tensors = [z]
         else:
             try: tensors = leaves_as(self.places, z)
@@ -129,9 +126,8 @@ class Packing:
             if not isinstance(t, Tensor):
                 raise TypeError(f'{name} must hold tensors where z0 does; got {type(t).__name__}')
         if [t.shape[1:] for t in tensors] != [s[1:] for s in self.shapes]:
-            raise ValueError(f'{name} must have the shapes of z0, '
-                f'{[tuple(s) for s in self.shapes]}, but has '
-                             f'{[tuple(t.shape) for t in tensors]}')
+            wanted, got = [tuple(s) for s in self.shapes], [tuple(t.shape) for t in tensors]
+            raise ValueError(f'{name} must have the shapes of z0, {wanted}, but has {got}')
         if len(tensors) == 1:
             return tensors[0].flatten(1) if tensors[0].dim() != 1 else tensors[0][:, None]
         return torch.cat([t.reshape(t.shape[0], -1) for t in tensors], 1)

@@ -90,17 +90,15 @@ def equilibrium(
     return packing.nest(z), sol
 
 @overload
-def fixed_point(f:Callable[..., Any], z0:Any, *, args:tuple=..., solver:Solver=...,
-        gradient:GradientRule=..., tol:float=...,
-    atol:float=..., max_iter:int=..., on_failure:Literal['warn', 'raise',
-        'ignore']=..., return_solution:Literal[False]=...,
-    what:str=...) -> Any: ...
+def fixed_point(
+    f:Callable[..., Any], z0:Any, *, args:tuple=..., solver:Solver=..., gradient:GradientRule=...,
+    tol:float=..., atol:float=..., max_iter:int=..., on_failure:Literal['warn', 'raise', 'ignore']=...,
+    return_solution:Literal[False]=..., what:str=...) -> Any: ...
 @overload
-def fixed_point(f:Callable[..., Any], z0:Any, *, args:tuple=..., solver:Solver=...,
-        gradient:GradientRule=..., tol:float=...,
-    atol:float=..., max_iter:int=..., on_failure:Literal['warn', 'raise',
-        'ignore']=..., return_solution:Literal[True],
-    what:str=...) -> tuple[Any, Solution]: ...
+def fixed_point(
+    f:Callable[..., Any], z0:Any, *, args:tuple=..., solver:Solver=..., gradient:GradientRule=...,
+    tol:float=..., atol:float=..., max_iter:int=..., on_failure:Literal['warn', 'raise', 'ignore']=...,
+    return_solution:Literal[True], what:str=...) -> tuple[Any, Solution]: ...
 @eager
 def fixed_point(
     f:Callable[..., Any],   # f(z, *args): from a state to one of the same shapes
@@ -118,8 +116,8 @@ def fixed_point(
 ) -> Any:  # z, nested as z0; or z and the `Solution`
     """The equilibrium z = f(z, *args), differentiable in `args` and in all that `f` closes over,
     to any order. Raises as `solve` does."""
-    z, sol = equilibrium(f, z0, Solve(solver, tol, atol, max_iter, on_failure), gradient, args,
-        what)
+    how = Solve(solver, tol, atol, max_iter, on_failure)
+    z, sol = equilibrium(f, z0, how, gradient, args, what)
     return (z, sol) if return_solution else z
 
 # %% ../nbs/02_implicit.ipynb #d9668b83
@@ -206,8 +204,9 @@ class ReversibleChain(torch.autograd.Function):
             point = at.to(dtype).requires_grad_()
             with torch.enable_grad(): value = f(point)
             wanted = (point, *closed_over)
-            share, *rest = torch.autograd.grad(value, wanted, u.to(value.dtype), allow_unused=True,
-                materialize_grads=True)
+            u = u.to(value.dtype)
+            share, *rest = torch.autograd.grad(
+                value, wanted, u, allow_unused=True, materialize_grads=True)
             for total, r in zip(totals, rest): total += r
             return value.detach().to(at.dtype), share.to(at.dtype)
         for _ in range(steps):
@@ -233,13 +232,15 @@ class Reversible:
         "Iterate; z (B, N) with this gradient, and the `Solution`."
         refuse_transforms(self)
         dtype, tol = problem.z0.dtype, problem.how.tol
-        y, z, k, residual = self.forward(lambda z: problem.f(z.to(dtype)), problem.z0.double(),
-            tol, problem.how.max_iter//2)
+        def f(z:Tensor) -> Tensor: return problem.f(z.to(dtype))
+        steps = problem.how.max_iter//2
+        y, z, k, residual = self.forward(f, problem.z0.double(), tol, steps)
         met = residual <= tol
         missed = torch.where(residual.isfinite(), int(Status.MAX_ITER), int(Status.NONFINITE))
         status = torch.where(met, int(Status.CONVERGED), missed)
-        sol = problem.reported(Solution(z.to(dtype), met, torch.full_like(status, 2*k), residual,
-            3*k, status))
+        iterations = torch.full_like(status, 2*k)
+        sol = Solution(z.to(dtype), met, iterations, residual, 3*k, status)
+        problem.reported(sol)
         if not torch.is_grad_enabled(): return sol.z.clone(), sol
         point = problem.z0.detach().requires_grad_()
         with Recorder(point) as seen: problem.f(point)

@@ -33,8 +33,7 @@ class Picard:
         "Nothing to remember."
         return ()
 
-    def step(self, g:Callable[[Tensor], Tensor], at:Point, state:tuple[()]) -> tuple[Tensor,
-            tuple[()]]:
+    def step(self, g:Residual, at:Point, state:tuple[()]) -> tuple[Tensor, tuple[()]]:
         "The next point (B, N)."
         return at.fz if self.damping == 1 else torch.add(at.z, at.r, alpha=self.damping), state
 
@@ -71,8 +70,7 @@ class Anderson:
         R, F = r.new_empty(B, self.memory, N), r.new_empty(B, self.memory, N)
         return AndersonState(R, F, r.new_empty(B, self.memory, self.memory), r, at.fz.to(high), 0)
 
-    def step(self, g:Callable[[Tensor], Tensor], at:Point, state:AndersonState) -> tuple[Tensor,
-            AndersonState]:
+    def step(self, g:Residual, at:Point, state:AndersonState) -> tuple[Tensor, AndersonState]:
         "The next point (B, N)."
         dtype = at.z.dtype
         high = at_least_float32(dtype)
@@ -135,8 +133,8 @@ class Solve:
         "Find z = f(z, *args), or f(z, *args) = 0, for every sample of the batch; no gradient."
         check_positive('check_every', check_every, integer=True)
         packing = Packing(z0)
-        sol = self.run(packing.flatten(keep_autocast(f)), packing.flat(z0, 'z0'), args, root=root,
-            trace=trace, check_every=check_every)
+        matrices = packing.flatten(keep_autocast(f)), packing.flat(z0, 'z0')
+        sol = self.run(*matrices, args, root=root, trace=trace, check_every=check_every)
         sol.z = packing.nest(sol.z)
         report(sol, self.on_failure, what)
         return sol
@@ -164,11 +162,11 @@ class Solve:
         # (tensors made in inference mode do not count their changes, so it ends here; its end
         # undoes no_grad, which therefore comes after it)
         try:
-            with torch.inference_mode(False), torch.no_grad(), torch.autocast(z.device.type,
-                    enabled=False):
-                return iterate(g, z.detach().clone(), self.solver, self.tol, self.atol,
-                    self.max_iter, to_start=root, trace=trace,
-                               check_every=check_every)
+            plain = torch.autocast(z.device.type, enabled=False)
+            with torch.inference_mode(False), torch.no_grad(), plain:
+                start = z.detach().clone()
+                return iterate(g, start, self.solver, self.tol, self.atol, self.max_iter,
+                               to_start=root, trace=trace, check_every=check_every)
         except RuntimeError as e:
             if 'tracing tensor' not in str(e): raise
             raise RuntimeError(
@@ -227,8 +225,7 @@ class Broyden:
         S[:, 0] = r
         return BroydenState(S, r.new_zeros(len(r), n, n), r, 1)
 
-    def step(self, g:Callable[[Tensor], Tensor], at:Point, state:BroydenState) -> tuple[Tensor,
-            BroydenState]:
+    def step(self, g:Residual, at:Point, state:BroydenState) -> tuple[Tensor, BroydenState]:
         "The next point (B, N)."
         r = at.r.to(at_least_float32(at.r.dtype))
         if state.count in (0, self.memory): return at.z + at.r, self.afresh(r)
@@ -321,14 +318,14 @@ class Newton:
         "Nothing known yet."
         r = at.r.to(at_least_float32(at.r.dtype))
         size = row_norm(r)
-        none = torch.zeros_like(size)
-        return NewtonState(at.z, r, size, r.new_zeros(*r.shape, r.shape[1]), r,
-            torch.zeros_like(r), none, none, none, none.bool(), False)
+        none, J = torch.zeros_like(size), r.new_zeros(*r.shape, r.shape[1])
+        unknown = torch.zeros_like(r)
+        return NewtonState(at.z, r, size, J, r, unknown, none, none, none, none.bool(), False)
 
     def step(self, g:Residual, at:Point, state:NewtonState) -> tuple[Tensor, NewtonState]:
         "The next trial point (B, N)."
-        s, accept = self.judge(at, state) if state.begun else (state,
-            torch.ones_like(state.stalled))
+        s, accept = state, torch.ones_like(state.stalled)
+        if state.begun: s, accept = self.judge(at, state)
         if bool(accept.any()):
             J = jacobian(g, s.z).to(s.r.dtype)
             # N derivatives, each about one evaluation; the call itself counted one
@@ -359,8 +356,8 @@ class Newton:
         r = torch.where(accept[:, None], at.r.to(s.r.dtype), s.r)
         d = torch.where(s.scale > 0, s.scale, 1.)
         stalled = radius <= torch.finfo(at.r.dtype).eps*row_norm(d*at.z)
-        return s._replace(z=z, r=r, size=torch.where(accept, size, s.size), radius=radius,
-            stalled=stalled), accept
+        size = torch.where(accept, size, s.size)
+        return s._replace(z=z, r=r, size=size, radius=radius, stalled=stalled), accept
 
 # %% ../nbs/01_solvers.ipynb #7e23d7c3
 @eager
@@ -460,12 +457,10 @@ class NewtonKrylov:
         "Nothing known yet."
         r = at.r.to(at_least_float32(at.r.dtype))
         size = row_norm(r)
-        one = torch.ones_like(size)
-        return NewtonKrylovState(at.z, r, size, torch.zeros_like(r), one,
-            torch.zeros_like(one).bool(), False)
+        t, p = torch.ones_like(size), torch.zeros_like(r)
+        return NewtonKrylovState(at.z, r, size, p, t, torch.zeros_like(t).bool(), False)
 
-    def step(self, g:Callable[[Tensor], Tensor], at:Point,
-            state:NewtonKrylovState) -> tuple[Tensor, NewtonKrylovState]:
+    def step(self, g:Residual, at:Point, state:NewtonKrylovState) -> tuple[Tensor, NewtonKrylovState]:
         "The next trial point (B, N)."
         s, size = state, row_norm(at.r)
         accept = torch.isfinite(size)
@@ -476,7 +471,7 @@ class NewtonKrylov:
         p = s.p
         if bool(accept.any()):
             def A(v): return jvp(g, (z,), (v.to(z.dtype),))[1].to(r.dtype)
-            p = torch.where(accept[:, None], gmres(A, -r, self.forcing, self.restart, self.cycles,
-                accept), p)
+            new = gmres(A, -r, self.forcing, self.restart, self.cycles, accept)
+            p = torch.where(accept[:, None], new, p)
         s = NewtonKrylovState(z, r, torch.where(accept, size, s.size), p, t, t < 1e-6, True)
         return z + (t[:, None]*p).to(z.dtype), s
