@@ -12,21 +12,21 @@ __all__ = ['AUTOMATA', 'NETWORKS', 'LENGTHS', 'FIRST_TASKS', 'OTHER_TASKS', 'HEL
            'names_of', 'add_words_options', 'words_plan', 'words_listing', 'words_command', 'words_main']
 
 # %% ../nbs/44_words.ipynb #416fb0a1
-import argparse, copy, json, math, os, platform, shutil, statistics, sys, time
+import argparse, math, os, platform, shutil, statistics, sys, time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from itertools import permutations
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from .fixed_point import check_choice, check_number, check_positive
+from .fixed_point import check_choice, check_positive
 from .scan import affine_scan
 from .irnn import IRNN
 from .isometry import Exponential, Householder, InputRotation, Orthogonal, orthogonal_scan
@@ -329,7 +329,7 @@ def find_network(
     if not callable(found):
         raise ValueError(f'model {name!r} must be a Network, or make a network of (tokens, width); '
                          f'got {found!r}')
-    return Network(found, name)
+    return Network(cast(Callable[..., nn.Module], found), name)
 
 # %% ../nbs/44_words.ipynb #c061208f
 class TokenClassifier(nn.Module):
@@ -410,8 +410,9 @@ class Recipe:
         for name in ('steps', 'batch', 'shortest', 'longest'):
             check_positive(name, getattr(self, name), integer=True)
         for name in ('lr', 'final', 'clip', 'bar'): check_positive(name, getattr(self, name))
-        check_number('beta2', self.beta2, 0, 1)
-        check_number('label_smoothing', self.label_smoothing, 0, 1)
+        for name in ('beta2', 'label_smoothing'):
+            value = getattr(self, name)
+            if not 0 <= value < 1: raise ValueError(f'{name} must be from 0 to below 1; got {value!r}')
         check_choice('growing', self.growing, (True, False))
         if self.shortest > self.longest:
             raise ValueError(f'shortest must be at most longest={self.longest}; got {self.shortest}')
