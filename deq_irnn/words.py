@@ -769,8 +769,8 @@ def words_table(
     grow = f'growing from {recipe["shortest"]}' if recipe['growing'] else 'of this length from the start'
     text = (f'Trained on words of at most {recipe["longest"]} letters, {grow}, {recipe["steps"]} steps of '
             f'{recipe["batch"]} words; the last state, not the best. Accuracy in the last eighth of words of '
-            'each length, worst to best seed; reached: seeds that got to the longest training words; '
-            'T½: median length at which the accuracy has fallen half way to chance; s: seconds of training.')
+            'each length, worst to best seed; reached: seeds that got to the longest training words; T½: '
+            'median length at which the accuracy has fallen half way to chance; s: seconds of training.')
     return f'{markdown_table(head, lines)}\n\n{text}'
 
 # %% ../nbs/44_words.ipynb #7f05dc09
