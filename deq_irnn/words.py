@@ -12,7 +12,7 @@ __all__ = ['AUTOMATA', 'NETWORKS', 'LENGTHS', 'FIRST_TASKS', 'OTHER_TASKS', 'HEL
            'names_of', 'add_words_options', 'words_plan', 'words_listing', 'words_command', 'words_main']
 
 # %% ../nbs/44_words.ipynb #416fb0a1
-import argparse, math, os, platform, shutil, statistics, sys, time
+import argparse, importlib, math, os, platform, shutil, statistics, sys, time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -936,4 +936,5 @@ def words_main(
     except KeyboardInterrupt: return 130
 
 # %% ../nbs/44_words.ipynb #d644f7a1
-if __name__ == '__main__' and '__file__' in globals(): sys.exit(words_main())  # python -m deq_irnn.words
+if __name__ == '__main__' and '__file__' in globals():  # python -m deq_irnn.words
+    sys.exit(importlib.import_module('deq_irnn.words').words_main())  # whose classes others import

@@ -1,5 +1,5 @@
 "The study of words: automata, what counts by construction, the recipe, resumption, the command."
-import json, math
+import json, math, os, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -231,3 +231,14 @@ def test_command(tmp_path, capsys):
     for wrong in (['--tasks', 'nope'], ['--models', 'nope'], ['--seeds', 0], ['--label-smoothing', 3], ['--models', ',']):
         assert command(*wrong, '--out', tmp_path) == 2
     assert command('--name', 'words', '--out', tmp_path) == 2 and '--resume' in capsys.readouterr().err
+
+def test_as_a_user_types_it_with_an_automaton_of_ones_own(tmp_path):
+    (tmp_path/'my_words.py').write_text('import torch\nfrom deq_irnn.words import Automaton\n'
+                                        'toggle = Automaton("toggle", torch.tensor([[1], [0]]))\n')
+    options = '--tasks my_words:toggle --models torch.nn:RNN --seeds 2 --steps 3 --lr .01 --workers 2 --no-plots --out .'
+    root = Path(__file__).resolve().parents[1]
+    env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} | {'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(root)}
+    done = subprocess.run([sys.executable, '-m', 'deq_irnn.words', *options.split()], cwd=tmp_path, env=env, capture_output=True,
+                          text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    assert '| my_words:toggle' in done.stdout and (tmp_path/'words/runs/my_words.toggle.torch.nn.RNN.1.json').exists()
