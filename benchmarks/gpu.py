@@ -14,8 +14,12 @@ os.environ.pop('TRITON_INTERPRET', None)
 import torch
 if '--smoke' in sys.argv and not torch.cuda.is_available(): os.environ['TRITON_INTERPRET'] = '1'
 from torch import nn
-from deq_irnn import IRNN, Anderson, Broyden, EquilibriumRNN, Picard, RootIRNN, affine_scan, root_irnn, solve
-from deq_irnn.equilibrium_rnn import DiagonalGRUCell
+from deq_irnn.equilibrium_rnn import DiagonalGRUCell, EquilibriumRNN
+from deq_irnn.irnn import IRNN
+from deq_irnn.root_irnn import IsometricRNN, RootIRNN
+from deq_irnn.scan import affine_scan
+from deq_irnn.solvers import Anderson, Broyden, Picard, Solve, solve
+from deq_irnn.tokens import Block as TokenBlock, Tiles, solve_block
 
 try: import torchdeq
 except ImportError: torchdeq = None
@@ -151,23 +155,22 @@ def _solver_rows(f, x, tol, exact, small):
 
 # ---- (b) recurrent networks -------------------------------------------------------------------------------------------------------
 
-def root(kernel, D, **options):
-    rnn = RootIRNN(N_IN, D, nonlinearity='relu', tol=TOL, **options)
-    rnn.kernel = kernel
-    return rnn
+ON, OFF = Tiles(kernel='auto' if CUDA else True), Tiles(kernel=False)
 
+def root(tiles, D, tol=TOL, max_iter=100, **options): return RootIRNN(N_IN, D, 1, 'relu', solver=tiles, tol=tol, max_iter=max_iter, **options)
+
+ROOTS = {'RootIRNN rotation, kernel': (ON, dict(gate='input')), 'RootIRNN rotation, no kernel': (OFF, dict(gate='input')),
+         'RootIRNN −I, kernel': (ON, dict(transition='minus', gate=False)), 'RootIRNN rotation, 4 heads, kernel': (ON, dict(gate='input', heads=4))}
 NETS = {'nn.LSTM (cuDNN)': lambda D: nn.LSTM(N_IN, D), 'nn.GRU (cuDNN)': lambda D: nn.GRU(N_IN, D), 'IRNN K=5': lambda D: IRNN(N_IN, D),
-        'RootIRNN rotation, kernel': lambda D: root('auto' if CUDA else True, D), 'RootIRNN rotation, no kernel': lambda D: root(False, D),
-        'RootIRNN −I, kernel': lambda D: root('auto' if CUDA else True, D, transition='minus', gate=False), 'RootIRNN rotation, 4 heads, kernel': lambda D: root('auto' if CUDA else True, D, heads=4)}
+        'IsometricRNN tanh': lambda D: IsometricRNN(N_IN, D, injection='tanh'), 'IsometricRNN mlp': lambda D: IsometricRNN(N_IN, D),
+        **{name: lambda D, tiles=tiles, options=options: root(tiles, D, **options) for name, (tiles, options) in ROOTS.items()}}
 
 def _pass(rnn, x, backward):
-    "One pass of a network, with the kernel as it wants it."
-    root_irnn.KERNEL = getattr(rnn, 'kernel', 'auto')
-    try:
-        if not backward:
-            with torch.no_grad(): return rnn(x)[0]
-        rnn.zero_grad(); rnn(x)[0].square().mean().backward()
-    finally: root_irnn.KERNEL = 'auto'
+    "One pass of a network."
+    if not backward:
+        with torch.no_grad(): return rnn(x)[0]
+    rnn.zero_grad()
+    rnn(x)[0].square().mean().backward()
 
 def recurrent(small, spend, rate):
     "RootIRNN beside cuDNN and the K-step iRNN. Floor: what RootIRNN must do, one bfloat16 product per iteration it made."
@@ -195,7 +198,7 @@ def _net_rows(T, B, D, rate, estimate, small):
             if its is not None:
                 ops, bytes_ = 2*T*B*(D*D*its*(2 if backward else 1)/(4 if '4 heads' in name else 1) + D*D*(2 if backward else 0) + D*N_IN), T*B*D*4*(12 if backward else 6)
                 floor = max(ops/rate['bfloat16'], bytes_/rate['copy'])
-            wrong = _net_error(nets[name], x) if sol is not None and not backward and T*B <= 2**16 else None
+            wrong = _net_error(name, nets[name], x) if sol is not None and not backward and T*B <= 2**16 else None
             out.append(dict(name=name, T=T, B=B, D=D, backward=backward, iterations=its, floor=floor, of_floor=floor/t['median'] if floor else None, error=wrong, **t))
         base = next((r['median'] for r in out if r['name'].startswith('nn.LSTM') and r['backward'] == backward and 'median' in r), None)
         for r in out:
@@ -204,9 +207,9 @@ def _net_rows(T, B, D, rate, estimate, small):
         show(f"T={T} B={B} D={D}, {'forward + backward' if backward else 'forward'}", [r for r in out if r['backward'] == backward], ('times_lstm', 'of_floor', 'peak_MiB', 'iterations', 'error'))
     return out
 
-def _net_error(rnn, x):
+def _net_error(name, rnn, x):
     "Against the same network in float64, solved to 1e-10, on two sequences."
-    exact = RootIRNN(rnn.input_size, rnn.hidden_size, **{**rnn.options, 'tol': 1e-10, 'max_iter': 500}).to(x.device, torch.float64)
+    exact = root(OFF, rnn.hidden_size, 1e-10, 500, **ROOTS[name][1]).to(x.device, torch.float64)
     exact.load_state_dict(rnn.state_dict())
     with torch.no_grad(): return error(_pass(rnn, x[:, :2], False), exact(x[:, :2].double())[0])
 
@@ -217,7 +220,6 @@ def kernel(small, spend, rate):
     "The kernel by itself: which share of the matrix rate it reaches, counting the products it did; beside the calls to PyTorch that it replaces."
     try: from deq_irnn.kernel import fits, plan, rest
     except ImportError as e: return [dict(name='kernel', skipped=str(e))]
-    from deq_irnn.root_irnn import _solve_tiles
     from deq_irnn.wellposed import contractive, reflect
     rows = []
     for D in ((32,) if small else (64, 128, 256)):
@@ -227,16 +229,15 @@ def kernel(small, spend, rate):
             U = contractive(torch.randn(D, D, device=DEVICE), .95); V, C = reflect(U)
             p = torch.randn(N, D, device=DEVICE); q, s, cheap = p @ V, torch.empty_like(p), torch.empty(N, dtype=torch.int32, device=DEVICE)
             if not fits(torch.relu, q, tol): rows.append(dict(name=f'D={D} tol={tol:g}', skipped='does not fit this GPU')); continue
-            its, res = rest(torch.relu, q, C, s, (), tol, 200, cheap)
-            o = plan(D, tol)[0]
-            worst = [_tiles(t, o['ROWS']) for t in (cheap, its - cheap)]
-            done = 2*o['ROWS']*D*D*float((worst[0] + worst[1]*o['PARTS']*(o['PARTS'] + 1)//2).sum())
+            its, _ = rest(torch.relu, q, C, s, (), tol, 200, cheap)
+            o = plan(D, tol)
+            worst = [_tiles(t, o.rows) for t in (cheap, its - cheap)]
+            done = 2*o.rows*D*D*float((worst[0] + worst[1]*o.parts*(o.parts + 1)//2).sum())
             w, act = q.double(), torch.relu
             for _ in range(500): u = w @ C.double() + q.double(); w = 2*act(u) - u
-            wrong, off = error(s, act(u)), root_irnn.KERNEL
-            root_irnn.KERNEL = False
-            times = compare({f'kernel, D={D} tol={tol:g}': lambda: rest(torch.relu, q, C, s, (), tol, 200), f'PyTorch, D={D} tol={tol:g}': lambda: _solve_tiles(torch.relu, p, U, V, C, torch.empty_like(p), (), tol, 200)})
-            root_irnn.KERNEL = off
+            wrong, block, how = error(s, act(u)), TokenBlock(torch.relu, U, V, C), Solve(tol=tol, max_iter=200)
+            times = compare({f'kernel, D={D} tol={tol:g}': lambda: rest(torch.relu, q, C, s, (), tol, 200),
+                             f'PyTorch, D={D} tol={tol:g}': lambda: solve_block(block, p, (), torch.empty_like(p), how, OFF)})
             for i, (name, t) in enumerate(times.items()):
                 rows.append(dict(name=name, N=N, D=D, tol=tol, iterations=None if i else its.float().mean().item(), cheap=None if i else cheap.float().mean().item(), error=None if i else wrong,
                                  of_matrix_rate=None if i or 'median' not in t else done/t['median']/rate['bfloat16'], **t))
@@ -248,26 +249,20 @@ def _tiles(t, rows): return nn.functional.pad(t, (0, -len(t) % rows)).view(-1, r
 def compiled(widths):
     "Compile for Ampere and Hopper, no GPU needed: registers, spilled bytes and shared memory per program."
     import glob, triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-    from deq_irnn.kernel import _rest_kernel as k, plan
+    from deq_irnn.kernel import compile_for, plan
     tool = next(iter(glob.glob(os.path.join(os.path.dirname(triton.__file__), 'backends/nvidia/bin/ptxas*'))), None)
     rows = []
     for card, chip in (('Ampere', 80), ('Hopper', 90)):
         for D in widths:
             for tol in (1e-3, 1e-5):
-                options, room = plan(D, tol); warps = options.pop('num_warps')
-                types = dict(Q='*fp32', X='*fp32', C='*bf16', S='*fp32', ITS='*i32', CHEAP='*i32', RES='*fp32', N='i32', x_row='i32', s_row='i32', tol='fp32', slack='fp32', max_iter='i32',
-                             **{n: 'constexpr' for n in ('KIND', *options)})
-                whole = {(i,): [['tt.divisibility', 16]] for i, n in enumerate(k.arg_names) if types[n].startswith('*') or n.endswith('_row')}
-                made = triton.compile(ASTSource(k, types, constexprs=dict(KIND='relu', **options), attrs=whole), target=GPUTarget('cuda', chip, 32), options=dict(num_warps=warps))
+                how, made = plan(D, tol), compile_for(chip, D, tol)
                 with tempfile.NamedTemporaryFile('w', suffix='.ptx') as f:
                     f.write(made.asm['ptx']); f.flush()
                     said = subprocess.run([tool, '-v', f'-arch=sm_{chip}{"a"*(chip == 90)}', f.name, '-o', os.devnull], capture_output=True, text=True).stderr if tool else ''
                 registers, spilled = (max(map(int, re.findall(pattern, said)), default=None) for pattern in (r'Used (\d+) registers', r'(\d+) bytes spill stores'))
-                rows.append(dict(card=card, D=D, tol=tol, parts=options['PARTS'], rows=options['ROWS'], shared=made.metadata.shared, room=room, registers=registers, spilled=spilled,
+                rows.append(dict(card=card, D=D, tol=tol, parts=how.parts, rows=how.rows, shared=made.metadata.shared, room=how.shared, registers=registers, spilled=spilled,
                                  matrix_instructions=made.asm['ptx'].count('wgmma.mma_async') + made.asm['ptx'].count('mma.sync')))
-                print(f"{card:7s} D={D:3d} tolerance {tol:g}: {rows[-1]['shared']:6d} bytes of shared memory (planned {room}), {registers} registers, {spilled} bytes spilled", flush=True)
+                print(f"{card:7s} D={D:3d} tolerance {tol:g}: {rows[-1]['shared']:6d} bytes of shared memory (planned {how.shared}), {registers} registers, {spilled} bytes spilled", flush=True)
     return dict(what="deq_irnn.kernel compiled without a GPU: per program of 8 warps; spilled: bytes of spill stores in the code of a thread", triton=triton.__version__, rows=rows)
 
 

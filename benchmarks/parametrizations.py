@@ -1,8 +1,9 @@
 """Ways to make orthogonal matrices of numbers, side by side: accuracy, speed, and whether the group A5 is learned; writes results/parametrizations.json.
 
-    python benchmarks/parametrizations.py                        everything, about 5 minutes on one core
+    python benchmarks/parametrizations.py                        everything, about 10 minutes on one core
     python benchmarks/parametrizations.py --quick                few steps, nothing is written unless --out is given
     python benchmarks/parametrizations.py --only Householder     those whose name begins so; keeps the rest of the file
+    python benchmarks/parametrizations.py --speed                times only; keeps what was learned
 
 Accuracy: the largest entry of RᵀR − I in float32, numbers normal with a standard deviation of 3.
 Speed: processor time of forward + backward of the transition at (T, B, D) = (1000, 32, 128) with 16 features, one thread, each beside
@@ -11,17 +12,15 @@ Learning: words of all 60 elements of A5 (S5 where the name says so: 120 element
 read-out after each step; length 2, doubled up to 32 each time the smoothed loss falls below 0.15; Adam, the last third decaying; the last
 weights count. Accuracy of the answer at the last step.
 """
-import argparse
 import itertools
 import json
 import pathlib
-import platform
-import statistics
 import time
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from common import Options, interleaved, machine, ratios, write
 from torch import nn
 
 from deq_irnn.isometry import (Blocks, Exponential, Householder, Orthogonal, Parametrization,
@@ -74,25 +73,23 @@ def orthogonality(make, block):
 
 
 def speed(make, block, rounds, T=1000, B=32, D=128, N=16):
-    "Median over the rounds of the LSTM's time divided by ours; D is 126 or 125 where 128 is no multiple of the block."
+    "nn.LSTM's processor time divided by ours, round by round; D is 126 or 125 where 128 is no multiple of the block."
     torch.manual_seed(0)
     width = D//block*block
     cell, lstm = Orthogonal(N, width, block, make), nn.LSTM(N, D)
-    x, b, h0 = torch.randn(T, B, N), torch.randn(T, B, width), torch.zeros(B, width)
-    leaves = [b.requires_grad_(), *cell.parameters()]
+    x, b, h0 = torch.randn(T, B, N), torch.randn(T, B, width, requires_grad=True), torch.zeros(B, width)
 
-    def ours():
+    def processor_time(forward, leaves):
         start = time.thread_time()
-        torch.autograd.grad(cell(x, b, h0), leaves, torch.ones(T, B, width))
+        out = forward()
+        torch.autograd.grad(out, leaves, torch.ones_like(out))
         return time.thread_time() - start
 
-    def theirs():
-        start = time.thread_time()
-        torch.autograd.grad(lstm(x)[0], list(lstm.parameters()), torch.ones(T, B, D))
-        return time.thread_time() - start
-
-    pairs = [(theirs(), ours()) for _ in range(rounds + 1)][1:]
-    return statistics.median(a/b for a, b in pairs)
+    times = interleaved({
+        'lstm': lambda: processor_time(lambda: lstm(x)[0], [*lstm.parameters()]),
+        'ours': lambda: processor_time(lambda: cell(x, b, h0), [b, *cell.parameters()]),
+    }, rounds)
+    return ratios(times['lstm'], times['ours'])
 
 
 def group(name):
@@ -143,28 +140,25 @@ def learn(make, block, name, steps, lr=1e-2, D=60, tokens=2048, seed=0):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--quick', action='store_true')
+    parser = Options(__doc__, 'parametrizations')
     parser.add_argument('--only', default='', help='names that begin with this')
-    parser.add_argument('--out', default=None, help='default results/parametrizations.json; none with --quick')
+    parser.add_argument('--speed', action='store_true', help='measure the speed anew, and nothing else')
     args = parser.parse_args()
     torch.set_num_threads(1)
-    default = pathlib.Path(__file__).parent.parent/'results'/'parametrizations.json'
-    out = args.out or (None if args.quick else default)
-    old = json.loads(pathlib.Path(out).read_text())['rows'] if args.only and out and pathlib.Path(out).exists() else []
-    rows = {(r['name'], r['block']): r for r in old}
+    known = {}
+    if args.out and pathlib.Path(args.out).exists():
+        known = {(r['name'], r['block']): r for r in json.loads(pathlib.Path(args.out).read_text())['rows']}
     for name, make, block, group_name in CONTESTANTS:
         if not name.startswith(args.only): continue
+        steps = 20 if args.quick else 600 if group_name == 'A5' else 1200
         row = dict(name=name, block=block, numbers=make.size(block), orthogonality=orthogonality(make, block),
-                   times_faster_than_lstm=speed(make, block, 1 if args.quick else 5),
-                   learned=learn(make, block, group_name, 20 if args.quick else 600 if group_name == 'A5' else 1200))
-        rows[name, block] = row
+                   times_faster_than_lstm=speed(make, block, args.rounds))
+        row['learned'] = known[name, block]['learned'] if args.speed else learn(make, block, group_name, steps)
+        known[name, block] = row
         print(json.dumps(row), flush=True)
-        if out:
-            order = [rows[k] for k in ((n, b) for n, _, b, _ in CONTESTANTS) if k in rows]
-            what = 'parametrizations of orthogonal matrices; see benchmarks/parametrizations.py'
-            result = dict(what=what, torch=torch.__version__, python=platform.python_version(), rows=order)
-            pathlib.Path(out).write_text(json.dumps(result, indent=1) + '\n')
+        rows = [known[n, b] for n, _, b, _ in CONTESTANTS if (n, b) in known]
+        write(args.out, dict(what='parametrizations of orthogonal matrices; see benchmarks/parametrizations.py',
+                             **machine(), rows=rows))
 
 
 if __name__ == '__main__': main()

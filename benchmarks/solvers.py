@@ -13,6 +13,8 @@ from unittest import mock
 import torch
 from torch import nn
 from deq_irnn import Anderson, Broyden, Implicit, Picard, fixed_point, relative_residual
+from deq_irnn.loop import Point
+from deq_irnn.solvers import AndersonState
 from recurrent import cpu
 
 try: import torchdeq
@@ -146,9 +148,11 @@ def fused_step():
     def mixture(F, fz, gamma): return fz - (F*gamma[..., None]).sum(1)
     products, mixture = torch.compile(products, dynamic=False), torch.compile(mixture, dynamic=False)
     def step(solver, fz, r, m):
-        row, right = products(m['R'], m['F'], r, m['r'], fz, m['fz'], 2)
-        row[:, 2].mul_(1 + solver.ridge); m['gram'][:, 2] = row; m['gram'][:, :, 2] = row
-        return mixture(m['F'], fz, torch.linalg.solve_ex(m['gram'], right)[0])
+        row, right = products(m.R, m.F, r, m.r, fz, m.fz, 2)
+        row[:, 2].mul_(1 + solver.ridge)
+        m.gram[:, 2] = row
+        m.gram[:, :, 2] = row
+        return mixture(m.F, fz, torch.linalg.solve_ex(m.gram, right)[0])
     return step
 
 
@@ -158,9 +162,9 @@ def compiled(rounds=15, calls=20):
     for B, n in ((64, 256), (256, 512)):
         solver, f, x, fused = Anderson(), *PROBLEMS[f'sym {B}×{n}'](), fused_step()
         def states(): return [torch.randn(B, n) for _ in range(2)]
-        m = dict(R=torch.randn(B, 5, n), F=torch.randn(B, 5, n), count=7)                      # full; the oldest is in slot 2
-        m['gram'], (m['r'], m['fz']), (fz, r) = m['R'] @ m['R'].mT, states(), states()
-        runs = dict(evaluation=lambda: f(x, x), step=lambda: solver.step(None, x, fz, r, dict(m)), compiled=lambda: fused(solver, fz, r, m))
+        R, F, (fz, r) = torch.randn(B, 5, n), torch.randn(B, 5, n), states()
+        m = AndersonState(R, F, R @ R.mT, *states(), count=8)                       # full; the oldest is in slot 2
+        runs = dict(evaluation=lambda: f(x, x), step=lambda: solver.step(None, Point(x, fz, r), m)[0], compiled=lambda: fused(solver, fz, r, m))
         with torch.no_grad():
             times, difference = {k: [] for k in runs}, (runs['step']() - runs['compiled']()).abs().max().item()
             for _ in range(rounds):

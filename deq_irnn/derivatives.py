@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['jvp', 'jacobian', 'arnoldi', 'transformed', 'is_wrapped', 'is_recorded', 'unrecorded', 'refuse_transforms',
            'tensors_in', 'map_tensors', 'Recorder', 'Swap', 'unseen_leaves', 'How', 'unchanged', 'without_args',
-           'Problem', 'Linear', 'row_unit', 'Call', 'pull_back', 'Equilibrium', 'close', 'ClosedProblem', 'Root',
-           'attach_node', 'solve_linear']
+           'Problem', 'Linear', 'row_unit', 'is_ordinary', 'Call', 'pull_back', 'Equilibrium', 'close', 'ClosedProblem',
+           'Root', 'attach_node', 'solve_linear']
 
 # %% ../nbs/31_derivatives.ipynb #404ffb32
 import threading
@@ -20,8 +20,8 @@ from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_
 from torch.utils._pytree import tree_leaves, tree_map
 
 # %% ../nbs/31_derivatives.ipynb #d115f2cc
-from .fixed_point import Solution, report, row_norm
-from .loop import keep_autocast
+from .fixed_point import Solution, at_least_float32, report, row_norm
+from .loop import Solver, keep_autocast
 
 # %% ../nbs/31_derivatives.ipynb #302a5dbf
 _forward_mode = threading.RLock()
@@ -32,14 +32,16 @@ def jvp(
     tangents:tuple[Any, ...],        # along what, shaped as `primals`
 ) -> tuple[Any, Any]:                # f(*primals), and its derivative along `tangents`
     "`torch.func.jvp`, one thread at a time."
-    with _forward_mode: return torch.func.jvp(f, primals, tangents)
+    with _forward_mode: out = torch.func.jvp(f, primals, tangents)
+    return out[0], out[1]
 
 # %% ../nbs/31_derivatives.ipynb #4939bc85
 def jacobian(
     f:Callable[[Tensor], Tensor],   # (B, N) → (B, N), each sample by itself
     z:Tensor,                       # (B, N)
 ) -> Tensor:                        # (B, N, N)
-    "The Jacobian of `f` at `z` for each sample, by forward mode along all coordinates at once; f is called once."
+    """The Jacobian of `f` at `z` for each sample, by forward mode along all coordinates at once;
+    f is called once."""
     basis = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
     return torch.func.vmap(lambda v: jvp(f, (z,), (v.expand_as(z),))[1])(basis).permute(1, 2, 0)
 
@@ -49,7 +51,8 @@ def arnoldi(
     start:Tensor,                            # (B, N) the first direction, of any length but 0
     steps:int,                               # products at most
 ) -> Iterator[tuple[Tensor, Tensor]]:        # after each product: V (B, j+1, N) and H (B, j+1, j)
-    "Arnoldi's process for each sample (Saad 2011, section 6.2): rows of V orthonormal, A(V[:, :j]) = Hᵀ V. Where a sample's space is complete, V and H go on with zeros."
+    """Arnoldi's process for each sample (Saad 2011, section 6.2): rows of V orthonormal, A(V[:,
+    :j]) = Hᵀ V. Where a sample's space is complete, V and H go on with zeros."""
     info = torch.finfo(start.dtype)
     V = start.new_zeros(len(start), steps + 1, start.shape[1])
     H = start.new_zeros(len(start), steps + 1, steps)
@@ -63,22 +66,25 @@ def arnoldi(
             H[:, :j+1, j] += h[:, 0]
             w = torch.baddbmm(w[:, None], h, basis, alpha=-1)[:, 0]
         norm = row_norm(w)
-        norm = torch.where(norm > 1e3*info.eps*size, norm, 0.)           # else it is rounding: the space is complete
+        # else it is rounding: the space is complete
+        norm = torch.where(norm > 1e3*info.eps*size, norm, 0.)
         H[:, j+1, j] = norm
         V[:, j+1] = torch.where(norm[:, None] > 0, w/norm.clamp_min(info.tiny)[:, None], 0.)
         yield V[:, :j+2], H[:, :j+2, :j+1]
 
 # %% ../nbs/31_derivatives.ipynb #108d6e87
 def transformed() -> bool:
-    "Is a transformation of torch.func at work? Then tensors may be wrapped, and autograd's graph is not the whole story."
+    """Is a transformation of torch.func at work? Then tensors may be wrapped, and autograd's
+    graph is not the whole story."""
     return torch._C._are_functorch_transforms_active()
 
 def is_wrapped(t:Tensor) -> bool:
     "Is `t` a tensor of torch.func, of use only while its transformation lasts?"
-    return torch._C._functorch.is_functorch_wrapped_tensor(t)
+    return getattr(torch._C, '_functorch').is_functorch_wrapped_tensor(t)   # (it has no type stub)
 
 def is_recorded() -> bool:
-    "Is a `Recorder` (or any other torch-function mode) at work, which will want to know what enters the operations here?"
+    """Is a `Recorder` (or any other torch-function mode) at work, which will want to know what
+    enters the operations here?"""
     return torch._C._len_torch_function_stack() > 0
 
 def unrecorded():
@@ -89,7 +95,8 @@ def refuse_transforms(
     rule:Any,       # named in the message
 ) -> None:
     "`RuntimeError` under torch.func, for gradient rules that do not serve it."
-    if transformed(): raise RuntimeError(f'under torch.func use gradient=Implicit() or Neumann(); got {rule}')
+    if transformed():
+        raise RuntimeError(f'under torch.func use gradient=Implicit() or Neumann(); got {rule}')
 
 # %% ../nbs/31_derivatives.ipynb #6b8f8a0c
 def tensors_in(
@@ -98,7 +105,8 @@ def tensors_in(
     "All tensors in `trees`."
     for tree in trees:
         if isinstance(tree, Tensor): yield tree
-        elif isinstance(tree, (tuple, list, dict)): yield from (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+        elif isinstance(tree, (tuple, list, dict)):
+            yield from (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
 
 def map_tensors(
     fn:Callable[[Tensor], Any],
@@ -110,7 +118,9 @@ def map_tensors(
     return tree_map(lambda leaf: fn(leaf) if isinstance(leaf, Tensor) else leaf, tree)
 
 class Recorder(TorchFunctionMode):
-    "Notes the tensors that enter operations without having been made there; with `keep`, the operations too."
+    """Notes the tensors that enter operations without having been made there.
+
+    With `keep`, the operations too."""
     def __init__(
         self,
         point:Tensor,       # the argument of the function
@@ -118,7 +128,7 @@ class Recorder(TorchFunctionMode):
     ):
         super().__init__()
         self.point = point
-        self.made = {id(point): point}                # (they are held, so that no id is given twice)
+        self.made = {id(point): point}   # (they are held, so that no id is given twice)
         self.outside: dict[int, Tensor] = {}
         self.keep = keep
         self.calls: list[tuple] = []
@@ -130,7 +140,8 @@ class Recorder(TorchFunctionMode):
             if id(t) not in self.made: self.outside[id(t)] = t
         out = func(*args, **kwargs)
         for t in tensors_in(out): self.made[id(t)] = t
-        if self.keep: self.calls.append((func, args, kwargs, out, self.graph and not torch.is_grad_enabled()))
+        if self.keep:
+            self.calls.append((func, args, kwargs, out, self.graph and not torch.is_grad_enabled()))
         return out
 
     def wanting(self) -> list[Tensor]:
@@ -143,10 +154,11 @@ class Recorder(TorchFunctionMode):
         new:dict[int, Tensor],        # other tensors, by the id of those that they replace
     ) -> Tensor:
         "`out` computed anew from other tensors."
-        def swap(t): return new.get(id(t), t)
+        def swap(t:Tensor) -> Tensor: return new.get(id(t), t)
         for func, args, kwargs, old, no_graph in self.calls:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not no_graph):
-                again = func(*(map_tensors(swap, a) for a in args), **{k: map_tensors(swap, v) for k, v in kwargs.items()})
+                again = func(*(map_tensors(swap, a) for a in args),
+                    **{k: map_tensors(swap, v) for k, v in kwargs.items()})
             for before, after in zip(tensors_in(old), tensors_in(again)): new[id(before)] = after
         return swap(out)
 
@@ -158,22 +170,25 @@ class Swap(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         def swap(t): return self.new.get(id(t), t)
-        return func(*(map_tensors(swap, a) for a in args), **{k: map_tensors(swap, v) for k, v in (kwargs or {}).items()})
+        return func(*(map_tensors(swap, a) for a in args),
+            **{k: map_tensors(swap, v) for k, v in (kwargs or {}).items()})
 
 # %% ../nbs/31_derivatives.ipynb #6601cd3b
 def unseen_leaves(
     value:Tensor,         # f(point)
     seen:Recorder,        # that watched
 ) -> list[Tensor]:
-    "Leaves in the graph of `value` that were neither made under the recorder nor reached through a tensor that it saw come in."
+    """Leaves in the graph of `value` that were neither made under the recorder nor reached
+    through a tensor that it saw come in."""
     known = {t.grad_fn for t in (seen.point, *seen.wanting())} | {None}
     todo, visited, found = [value.grad_fn], set(), []
     while todo:
         node = todo.pop()
-        if node in known or node in visited: continue
+        if node is None or node in known or node in visited: continue
         visited.add(node)
         leaf = getattr(node, 'variable', None)
-        if leaf is not None and id(leaf) not in seen.outside and id(leaf) not in seen.made: found.append(leaf)
+        if leaf is not None and id(leaf) not in seen.outside and id(leaf) not in seen.made:
+            found.append(leaf)
         todo += [n for n, _ in node.next_functions]
     return found
 
@@ -181,7 +196,25 @@ def unseen_leaves(
 class How(Protocol):
     "What `Solve` of chapter 01 offers here."
     @property
-    def on_failure(self) -> Literal['warn', 'raise', 'ignore']: ...
+    def solver(self) -> Solver:
+        "How the next point is found."
+        ...
+    @property
+    def tol(self) -> float:
+        "Bound on the relative residual."
+        ...
+    @property
+    def atol(self) -> float:
+        "Bound on the residual's norm."
+        ...
+    @property
+    def max_iter(self) -> int:
+        "Iterations at most."
+        ...
+    @property
+    def on_failure(self) -> Literal['warn', 'raise', 'ignore']:
+        "What to do about samples that failed."
+        ...
     def run(self, f:Callable[[Tensor, tuple], Tensor], z:Tensor, args:tuple=()) -> Solution:
         "Solve z = f(z, args) for matrices, silently and without a gradient."
         ...
@@ -199,19 +232,21 @@ def without_args(
 @dataclass(frozen=True)
 class Problem:
     "The equation z = f(z) for matrices (B, N), and how it is to be solved."
-    f: Callable[[Tensor], Tensor]                                     # differentiable in all that it closes over
-    z0: Tensor                                                        # (B, N) the start
-    how: How                                                          # a `Solve`
-    what: str = 'fixed_point'                                         # names the solve in messages
-    evaluate: Callable[[Tensor, tuple], Tensor] | None = None         # f(z, args) with the same values, for the solver
-    args: tuple = ()                                                  # injections, dropped with the samples that are done
-    nest: Callable[[Tensor], Any] = unchanged         # a matrix as the user's state, for messages
+    f: Callable[[Tensor], Tensor]  # differentiable in all that it closes over
+    z0: Tensor                                                  # (B, N) the start
+    how: How                                                    # a `Solve`
+    what: str = 'fixed_point'                                   # names the solve in messages
+    evaluate: Callable[[Tensor, tuple], Tensor] | None = None  # the same values, for the solver
+    args: tuple = ()  # injections, dropped with the samples that are done
+    nest: Callable[[Tensor], Any] = unchanged  # a matrix as the user's state, for messages
 
     def solve(self) -> Solution:
         "Solve it, without a gradient; failures are reported. Its `z` is a matrix."
-        if transformed(): raise RuntimeError('under torch.func use gradient=Implicit() or Neumann(): this rule solves first and '
-                                             'differentiates afterwards')
-        return self.reported(self.how.run(self.evaluate or without_args(self.f), self.z0, self.args))
+        if transformed():
+            raise RuntimeError('under torch.func use gradient=Implicit() or Neumann(): '
+                               'this rule solves first and differentiates afterwards')
+        evaluate = self.evaluate or without_args(self.f)
+        return self.reported(self.how.run(evaluate, self.z0, self.args))
 
     def reported(
         self,
@@ -223,14 +258,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class Linear:
-    "The linear equation u = f(u, *inputs) for matrices (B, N): that of the adjoint, or of a tangent."
+    """The linear equation u = f(u, *inputs) for matrices (B, N): that of the adjoint, or of a
+    tangent."""
     f: Callable[..., Tensor]
     start: Tensor                                             # (B, N)
     how: How                                                  # the `Solve` of the forward problem
     what: str                                                 # names the solve in messages
     inputs: tuple = ()
-    quick: Callable[[Tensor, tuple], Tensor] | None = None    # the same values without a graph
-    explicit: bool = True                                     # does f close over nothing that is differentiated or transformed?
+    quick: Callable[[Tensor, tuple], Tensor] | None = None   # the same values without a graph
+    explicit: bool = True  # does f close over nothing that is differentiated or transformed?
 
 # %% ../nbs/31_derivatives.ipynb #7192e007
 def row_unit(
@@ -238,12 +274,23 @@ def row_unit(
 ) -> Tensor:    # (B, 1)
     "A power of two for each row: 1 where its numbers are of ordinary size, else about its largest."
     if g.numel() == 0: return g.new_ones(len(g), 1)
-    info = torch.finfo(g.dtype)
+    info = torch.finfo(at_least_float32(g.dtype))
+    most = 126 if info.bits == 32 else 1022
     largest = g.detach().abs().amax(1, keepdim=True)
     ordinary = (largest > info.tiny**.25) & (largest < info.max**.25)
     unusual = ~ordinary & (largest > 0) & torch.isfinite(largest)
-    exponent = torch.frexp(torch.where(unusual, largest, 1.))[1].clamp(-100 if info.bits >= 32 else -12, 100 if info.bits >= 32 else 12)
+    exponent = torch.frexp(torch.where(unusual, largest, 1.))[1].clamp(-most, most)
     return torch.where(unusual, torch.ldexp(torch.ones_like(largest), exponent), 1.)
+
+def is_ordinary(
+    g:Tensor,   # (B, N)
+) -> bool:
+    """Are the numbers in every row of `g` of a size that can be squared? A quick answer.
+
+    False where it is not quite sure."""
+    size = row_norm(g)
+    info = torch.finfo(size.dtype)
+    return torch.equal(size.clamp(info.tiny**.25, info.max**.25), size)
 
 # %% ../nbs/31_derivatives.ipynb #1c5ef6d6
 @dataclass
@@ -261,8 +308,7 @@ class Call:
     ) -> Tensor:        # (B, N)
         "u = g + Jᵀu, from the graph of f at the equilibrium."
         g = g.detach()
-        unit = None if transformed() else row_unit(g)
-        if unit is not None and bool((unit == 1).all()): unit = None
+        unit = None if transformed() or is_ordinary(g) else row_unit(g)
         if unit is not None: g = g/unit
         def f(u, g): return g + pull_back(self.value, self.point, u)
         u = self.linear(Linear(f, g, self.problem.how, 'adjoint solve', (g,)))
@@ -279,15 +325,19 @@ class Call:
         swapped = {id(t): v for t, v in zip(self.inputs, views)}
         def f(z):
             with Recorder(z) as seen, Swap(swapped): value = self.problem.f(z)
-            if {id(t) for t in seen.wanting()} - {id(v) for v in views} or unseen_leaves(value, seen):
-                raise RuntimeError('a second derivative needs an f whose closed-over tensors enter ordinary torch operations, the '
-                    'same ones whenever f is called; here some went into a custom autograd.Function, or changed')
+            missed = {id(t) for t in seen.wanting()} - {id(v) for v in views}
+            if missed or unseen_leaves(value, seen):
+                raise RuntimeError(
+                    'a second derivative needs an f whose closed-over tensors enter ordinary torch '
+                    'operations, the same ones whenever f is called; here some went into a custom '
+                    'autograd.Function, or changed')
             return value
         z = z.view_as(z)
         value = f(z)
         def adjoint(u): return g + pull_back(f(z), z, u, create_graph=True)
         def quick(u, args): return g.detach() + pull_back(value, z, u)
-        u = self.linear(Linear(adjoint, g, self.problem.how, 'adjoint solve', quick=quick, explicit=False))
+        u = self.linear(Linear(adjoint, g, self.problem.how, 'adjoint solve', quick=quick,
+            explicit=False))
         return torch.autograd.grad(value, views, u, create_graph=True, allow_unused=True)
 
 def pull_back(
@@ -297,10 +347,13 @@ def pull_back(
     create_graph:bool=False,
 ) -> Tensor:
     "Jᵀu, as often as one likes."
-    return torch.autograd.grad(value, point, u, retain_graph=True, create_graph=create_graph, allow_unused=True, materialize_grads=True)[0]
+    return torch.autograd.grad(value, point, u, retain_graph=True, create_graph=create_graph,
+        allow_unused=True, materialize_grads=True)[0]
 
 class Equilibrium(torch.autograd.Function):
-    "Value: the equilibrium `z` (B, N). Gradient: the adjoint u = g + Jᵀu, handed on to `value`, f(z) (@eq-adjoint of chapter 02)."
+    """Value: the equilibrium `z` (B, N).
+
+    Gradient: the adjoint u = g + Jᵀu, handed on to `value`, f(z) (@eq-adjoint of chapter 02)."""
     @staticmethod
     def forward(ctx, z, value, call, *inputs):
         ctx.call = call
@@ -312,26 +365,32 @@ class Equilibrium(torch.autograd.Function):
     def backward(ctx, g):
         z, *inputs = ctx.saved_tensors
         try:
-            if torch.is_grad_enabled(): return None, None, None, *ctx.call.differentiable(z, g, inputs)
+            if torch.is_grad_enabled():
+                return None, None, None, *ctx.call.differentiable(z, g, inputs)
             return None, ctx.call.adjoint(g), None, *[None]*len(inputs)
         except RuntimeError as e:
             if 'Batching rule not implemented' not in str(e): raise
-            raise RuntimeError('a solve cannot run inside is_grads_batched=True or jacobian(…, vectorize=True), which use a vmap older than '
-                'torch.func: take torch.func.jacrev, or torch.func.vmap over torch.autograd.grad(…, retain_graph=True)') from e
+            raise RuntimeError(
+                'a solve cannot run inside is_grads_batched=True or jacobian(…, vectorize=True), '
+                'which use a vmap older than torch.func: take torch.func.jacrev, or '
+                'torch.func.vmap over torch.autograd.grad(…, retain_graph=True)') from e
 
 # %% ../nbs/31_derivatives.ipynb #c63e13e7
 def close(
     f:Callable[[Tensor], Tensor],
     z0:Tensor,                                            # (B, N) where to record it
 ) -> tuple[Callable[..., Tensor], list[Tensor]]:
-    "`f` as a function F(z, *inputs) that closes over nothing which is transformed or wants a gradient, and these inputs."
-    point, nested = z0.clone(), is_recorded()      # inside another recording any tensor may depend on its state
+    """`f` as a function F(z, *inputs) that closes over nothing which is transformed or wants a
+    gradient, and these inputs."""
+    # inside another recording any tensor may depend on its state
+    point, nested = z0.clone(), is_recorded()
     def record():
         with Recorder(point, keep=True) as tape: return tape, f(point)
     (tape, out), (again, _) = record(), record()
     if tape.outside.keys() != again.outside.keys():
-        raise RuntimeError('torch.func needs an f made of ordinary torch operations; here a tensor came out of nowhere '
-                           '(a custom autograd.Function?), or the closure changed')
+        raise RuntimeError(
+            'torch.func needs an f made of ordinary torch operations; here a tensor came out of '
+            'nowhere (a custom autograd.Function?), or the closure changed')
     inputs = [t for t in tape.outside.values() if nested or t.requires_grad or is_wrapped(t)]
     def F(z, *new): return tape.play(out, {id(point): z} | {id(t): n for t, n in zip(inputs, new)})
     return keep_autocast(F), inputs
@@ -339,7 +398,8 @@ def close(
 # %% ../nbs/31_derivatives.ipynb #15645924
 @dataclass(frozen=True)
 class ClosedProblem:
-    "The equilibrium of `f(z, *inputs)` as a function of (start, *inputs), with derivatives by `linear`; what was found first is kept in `found`."
+    """The equilibrium of `f(z, *inputs)` as a function of (start, *inputs), with derivatives by
+    `linear`; what was found first is kept in `found`."""
     f: Callable[..., Tensor]
     how: How                                                     # a `Solve`
     what: str
@@ -349,16 +409,21 @@ class ClosedProblem:
 
     def __call__(self, start:Tensor, *inputs:Tensor) -> Tensor:
         "The equilibrium (B, N)."
-        if has_torch_function((start, *inputs)): return handle_torch_function(self, (start, *inputs), start, *inputs)   # one call for a recorder around us
+        # one call for a recorder around us
+        if has_torch_function((start, *inputs)):
+            return handle_torch_function(self, (start, *inputs), start, *inputs)
         return Root.apply(start, self, *inputs)
 
     def pull(self, g:Tensor, z:Tensor, inputs:tuple) -> list:
         "The gradients for `inputs`, given that for the equilibrium z."
-        def adjoint(u, g, z, *inputs): return g + torch.func.vjp(lambda z: self.f(z, *inputs), z)[1](u)[0]
+        def adjoint(u, g, z, *inputs):
+            return g + torch.func.vjp(lambda z: self.f(z, *inputs), z)[1](u)[0]
         unit = row_unit(g)
-        u = unit*self.linear(Linear(adjoint, g/unit, self.how, 'adjoint solve', (g/unit, z, *inputs)))
+        u = unit*self.linear(Linear(adjoint, g/unit, self.how, 'adjoint solve',
+            (g/unit, z, *inputs)))
         f, which = self.smooth(inputs)
-        grads = dict(zip(which, torch.func.vjp(lambda *some: f(z, *some), *(inputs[i] for i in which))[1](u)))
+        some = [inputs[i] for i in which]
+        grads = dict(zip(which, torch.func.vjp(lambda *some: f(z, *some), *some)[1](u)))
         return [grads.get(i) for i in range(len(inputs))]
 
     def push(self, tangents:tuple, z:Tensor, inputs:tuple) -> Tensor:
@@ -368,7 +433,8 @@ class ClosedProblem:
         def tangent(t, z, *both):
             f, which = self.smooth(both[:n])
             return jvp(f, (z, *(both[i] for i in which)), (t, *(both[n+i] for i in which)))[1]
-        return self.linear(Linear(tangent, torch.zeros_like(z), self.how, 'tangent solve', (z, *inputs, *filled)))
+        return self.linear(Linear(tangent, torch.zeros_like(z), self.how, 'tangent solve',
+            (z, *inputs, *filled)))
 
     def smooth(self, inputs:tuple) -> tuple[Callable[..., Tensor], list[int]]:
         "f as a function of z and of those inputs that can have a derivative; and which they are."
@@ -412,20 +478,24 @@ class Root(torch.autograd.Function):
         return ctx.call.push(tangents, z, tuple(inputs))
 
     @staticmethod
-    def vmap(info, dims, start, call, *inputs): return call.mapped(info, (dims[0], *dims[2:]), start, inputs), 0
+    def vmap(info, dims, start, call, *inputs):
+        return call.mapped(info, (dims[0], *dims[2:]), start, inputs), 0
 
 # %% ../nbs/31_derivatives.ipynb #86d1d2cf
 def attach_node(
     problem:Problem,
-    linear:Callable[[Linear], Tensor],       # how the adjoint equation is to be solved
-) -> tuple[Tensor, Solution]:                # the equilibrium (B, N) with its gradient; the solution without
-    "Solve, and put the equilibrium into the graph; its gradient is that of the implicit function theorem, with the adjoint by `linear`."
+    linear:Callable[[Linear], Tensor],   # how the adjoint equation is to be solved
+) -> tuple[Tensor, Solution]:  # the equilibrium (B, N) with its gradient; the solution without
+    """Solve, and put the equilibrium into the graph.
+
+    Its gradient is that of the implicit function theorem, with the adjoint by `linear`."""
     if transformed():
         F, inputs = close(problem.f, problem.z0)
         call = ClosedProblem(F, problem.how, problem.what, linear, problem.nest)
         return call(problem.z0, *inputs), call.found[0]
     sol = problem.solve()
-    if not torch.is_grad_enabled(): return sol.z.clone(), sol        # what is done to z in place leaves the solution alone
+    # what is done to z in place leaves the solution alone
+    if not torch.is_grad_enabled(): return sol.z.clone(), sol
     point = sol.z.detach().requires_grad_()
     with Recorder(point) as seen: value = problem.f(point)
     inputs = seen.wanting()
@@ -440,6 +510,8 @@ def solve_linear(
     "The solution of a linear equation by `problem.how`, with a graph where one is wanted."
     def f(u): return problem.f(u, *problem.inputs)
     plain = Problem(f, problem.start.detach(), problem.how, problem.what, problem.quick)
-    if not transformed() and not (problem.explicit and torch.is_grad_enabled()): return attach_node(plain, linear)[0]
+    if not transformed() and not torch.is_grad_enabled(): return plain.solve().z
+    if not transformed() and not problem.explicit: return attach_node(plain, linear)[0]
     if not problem.explicit: return attach_node(replace(plain, z0=problem.start), linear)[0]
-    return ClosedProblem(problem.f, problem.how, problem.what, linear)(problem.start, *problem.inputs)
+    return ClosedProblem(problem.f, problem.how, problem.what, linear)(problem.start,
+        *problem.inputs)

@@ -31,7 +31,8 @@ def row_norm(
     z:Tensor,   # (B, N)
 ) -> Tensor:    # (B,), at least float32
     "2-norm of each row, quickly: entries should be between about 1e-15 and 1e18 (float32)."
-    return torch.linalg.vector_norm(z, dim=1, dtype=torch.float32 if z.dtype in (torch.float16, torch.bfloat16) else None)
+    return torch.linalg.vector_norm(z, dim=1, dtype=torch.float32
+        if z.dtype in (torch.float16, torch.bfloat16) else None)
 
 def wide_row_norm(
     z:Tensor,   # (B, N)
@@ -54,7 +55,8 @@ def relative_residual(
     difference = wide_row_norm(fz - z)
     dtype = at_least_float32(fz.dtype)
     quotient = torch.where(difference == 0, 0., difference/torch.where(difference == 0, 1., size))
-    return torch.where(torch.isfinite(size + difference), quotient.clamp_max(torch.finfo(dtype).max), torch.nan).to(dtype)
+    return torch.where(torch.isfinite(size + difference),
+        quotient.clamp_max(torch.finfo(dtype).max), torch.nan).to(dtype)
 
 # %% ../nbs/00_fixed_point.ipynb #fc98e5e8
 def leaves(
@@ -64,28 +66,33 @@ def leaves(
     found = tree_flatten(z)[0]
     for leaf in found:
         if not isinstance(leaf, Tensor):
-            raise TypeError(f'a state is a tensor or a nested tuple, list or dict of tensors; got {type(leaf).__name__}')
+            raise TypeError(f'a state is a tensor or a nested tuple, list or dict of tensors; got '
+                f'{type(leaf).__name__}')
     return found
 
 def leaves_as(
     places:Any,         # the nest to follow, with a number in place of each tensor
     z:Any,              # a nest of the same structure
 ) -> list[Any]:
-    "What stands in `z` at the places of the nest `places`: dicts by key, tuples and lists alike; `ValueError` where `z` has another structure."
+    """What stands in `z` at the places of the nest `places`: dicts by key, tuples and lists
+    alike; `ValueError` where `z` has another structure."""
     if isinstance(places, dict):
         if not isinstance(z, dict) or z.keys() != places.keys():
-            raise ValueError(f'a dict with the keys {list(places)}; got {list(z) if isinstance(z, dict) else type(z).__name__}')
+            raise ValueError(f'a dict with the keys {list(places)}; got '
+                f'{list(z) if isinstance(z, dict) else type(z).__name__}')
         return [leaf for key, place in places.items() for leaf in leaves_as(place, z[key])]
     if isinstance(places, (tuple, list)):
         if not isinstance(z, (tuple, list)) or len(z) != len(places):
-            raise ValueError(f'{len(places)} items; got {len(z) if isinstance(z, (tuple, list)) else type(z).__name__}')
+            raise ValueError(f'{len(places)} items; got '
+                f'{len(z) if isinstance(z, (tuple, list)) else type(z).__name__}')
         return [leaf for place, item in zip(places, z) for leaf in leaves_as(place, item)]
     return [z]
 
 class Packing:
     """How a nested state, each tensor with the batch first, is laid out as one matrix (B, N).
 
-    Raises `TypeError` where it holds something other than tensors, `ValueError` where tensors disagree on the batch size or have none."""
+    Raises `TypeError` where it holds something other than tensors, `ValueError` where tensors
+    disagree on the batch size or have none."""
     def __init__(
         self,
         z:Any,   # the state: a tensor (B, …), or a nested tuple / list / dict of such
@@ -107,18 +114,26 @@ class Packing:
         z:Any,             # a nest as the one that was packed first
         name:str='f(z)',   # what to call it in a message
     ) -> Tensor:           # (B, N)
-        "The nest `z` as one matrix; `ValueError` where it differs from the nest that was packed first."
-        if self.alone and isinstance(z, Tensor) and z.dim() == 2 and z.shape[1:] == self.shapes[0][1:]: return z
+        """The nest `z` as one matrix.
+
+        `ValueError` where it differs from the nest that was packed first."""
+        if self.alone and isinstance(z,
+                Tensor) and z.dim() == 2 and z.shape[1:] == self.shapes[0][1:]:
+            return z
         if self.alone: tensors = [z]
         else:
             try: tensors = leaves_as(self.places, z)
-            except ValueError as e: raise ValueError(f'{name} must be nested as z0 is: {e}') from None
+            except ValueError as e:
+                raise ValueError(f'{name} must be nested as z0 is: {e}') from None
         for t in tensors:
-            if not isinstance(t, Tensor): raise TypeError(f'{name} must hold tensors where z0 does; got {type(t).__name__}')
+            if not isinstance(t, Tensor):
+                raise TypeError(f'{name} must hold tensors where z0 does; got {type(t).__name__}')
         if [t.shape[1:] for t in tensors] != [s[1:] for s in self.shapes]:
-            raise ValueError(f'{name} must have the shapes of z0, {[tuple(s) for s in self.shapes]}, but has '
+            raise ValueError(f'{name} must have the shapes of z0, '
+                f'{[tuple(s) for s in self.shapes]}, but has '
                              f'{[tuple(t.shape) for t in tensors]}')
-        if len(tensors) == 1: return tensors[0].flatten(1) if tensors[0].dim() != 1 else tensors[0][:, None]
+        if len(tensors) == 1:
+            return tensors[0].flatten(1) if tensors[0].dim() != 1 else tensors[0][:, None]
         return torch.cat([t.reshape(t.shape[0], -1) for t in tensors], 1)
 
     def nest(
@@ -126,7 +141,8 @@ class Packing:
         m:Tensor,   # (B, N)
     ) -> Any:       # nested, shaped and typed as the state that was packed first
         "The matrix `m` as a nest."
-        if self.spec is None: return m if len(self.shapes[0]) == 2 else m.reshape(m.shape[0], *self.shapes[0][1:])
+        if self.spec is None:
+            return m if len(self.shapes[0]) == 2 else m.reshape(m.shape[0], *self.shapes[0][1:])
         parts, start = [], 0
         for size, shape, dtype in zip(self.sizes, self.shapes, self.dtypes):
             parts.append(m.narrow(1, start, size).reshape(m.shape[0], *shape[1:]).to(dtype))
@@ -144,7 +160,8 @@ class Packing:
                 fits = isinstance(fz, Tensor) and fz.shape == m.shape and fz.dtype == m.dtype
                 return fz if fits else self.flat(fz).to(m.dtype)
         else:
-            def g(m:Tensor, args:tuple) -> Tensor: return self.flat(f(self.nest(m), *args)).to(m.dtype)
+            def g(m:Tensor, args:tuple) -> Tensor:
+                return self.flat(f(self.nest(m), *args)).to(m.dtype)
         return g
 
 # %% ../nbs/00_fixed_point.ipynb #6fb042b8
@@ -159,14 +176,16 @@ class Status(IntEnum):
 # %% ../nbs/00_fixed_point.ipynb #f75e86a6
 @dataclass
 class Solution:
-    "What a solver found. `residual` is evaluated **at the z returned** (@eq-residual of chapter 00)."
+    """What a solver found.
+
+    `residual` is evaluated **at the z returned** (@eq-residual of chapter 00)."""
     z: Any                        # the state, nested as z0 was
     converged: Tensor             # (B,) bool
     iterations: Tensor            # (B,) int: iterations that this sample needed
     residual: Tensor              # (B,) relative residual at z
     n_eval: int                   # evaluations of f for the whole batch
     status: Tensor                # (B,) int, a Status each
-    trace: Tensor | None = None   # (n_iter, B) residual of every sample at every iteration, if asked for (NaN once it is frozen)
+    trace: Tensor | None = None  # (n_iter, B) all residuals, if asked for; NaN once frozen
 
     def __repr__(self):
         n, B = int(self.converged.sum()), len(self.converged)
@@ -200,6 +219,13 @@ class SolvingModule(nn.Module):
     @solution.setter
     def solution(self, solution: Solution | None): self._solution = solution
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        "As nn.Module's; `AttributeError` for an option that nothing would read."
+        if name in ('solver', 'tol', 'atol', 'max_iter', 'on_failure') and hasattr(self, 'how'):
+            raise AttributeError(f'{type(self).__name__} keeps {name} in .how: write '
+                                 f'layer.how = dataclasses.replace(layer.how, {name}={value!r})')
+        super().__setattr__(name, value)
+
     def __getstate__(self):
         "What is copied, pickled or saved: everything but the last batch."
         return {**self.__dict__, '_solution': None}
@@ -221,7 +247,8 @@ def report(
     on_failure:Literal['warn', 'raise', 'ignore']='warn',
     what:str='solve',                                       # names the solve in the message
 ) -> None:
-    "Tell of samples that did not converge: by a `ConvergenceWarning` at the user's line, a `ConvergenceError`, or not at all."
+    """Tell of samples that did not converge: by a `ConvergenceWarning` at the user's line, a
+    `ConvergenceError`, or not at all."""
     if on_failure == 'ignore' or bool(solution.converged.all()): return
     failed, B = solution.status[~solution.converged], len(solution.converged)
     kinds = [Status(int(s)) for s in failed.unique()]
@@ -230,7 +257,8 @@ def report(
                f'worst relative residual {float(solution.residual.max()):.1e} ({why})')
     if on_failure == 'raise': raise ConvergenceError(message, solution)
     frame, level = sys._getframe(), 1
-    while frame.f_back is not None and frame.f_globals.get('__name__', '').split('.')[0] in (__name__.split('.')[0], 'torch'):
+    while frame.f_back is not None and frame.f_globals.get('__name__',
+            '').split('.')[0] in (__name__.split('.')[0], 'torch'):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, ConvergenceWarning, stacklevel=level)
 
@@ -242,7 +270,8 @@ def check_choice(
 ) -> None:
     "`ValueError` unless `value` is one of `allowed`."
     allowed = tuple(allowed)
-    if value not in allowed: raise ValueError(f'{name} must be one of {", ".join(map(repr, allowed))}; got {value!r}')
+    if value not in allowed:
+        raise ValueError(f'{name} must be one of {", ".join(map(repr, allowed))}; got {value!r}')
 
 def check_positive(
     name:str,               # of the argument
@@ -250,11 +279,14 @@ def check_positive(
     zero:bool=False,        # may it be 0?
     integer:bool=False,     # must it be an integer?
 ) -> None:
-    "`ValueError` unless `value` is a finite number above zero (or zero, if allowed); `TypeError` unless it is a number (an integer, if asked)."
+    """`ValueError` unless `value` is a finite number above zero (or zero, if allowed).
+
+    `TypeError` unless it is a number (an integer, if asked)."""
     if isinstance(value, bool) or not isinstance(value, int if integer else (int, float)):
         raise TypeError(f'{name} must be {"an integer" if integer else "a number"}; got {value!r}')
     if not (math.isfinite(value) and (value >= 0 if zero else value > 0)):
-        raise ValueError(f'{name} must be {"zero or more" if zero else "above zero"}; got {value!r}')
+        raise ValueError(f'{name} must be {"zero or more" if zero else "above zero"}; got '
+            f'{value!r}')
 
 def check_number(
     name:str,           # of the argument
@@ -263,5 +295,7 @@ def check_number(
     high:float,         # and at most this
 ) -> None:
     "`ValueError` unless `low` < `value` ≤ `high`; `TypeError` unless it is a number."
-    if isinstance(value, bool) or not isinstance(value, (int, float)): raise TypeError(f'{name} must be a number; got {value!r}')
-    if not low < value <= high: raise ValueError(f'{name} must be above {low} and at most {high}; got {value!r}')
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f'{name} must be a number; got {value!r}')
+    if not low < value <= high:
+        raise ValueError(f'{name} must be above {low} and at most {high}; got {value!r}')

@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 
 # %% ../nbs/02_implicit.ipynb #5902c0d0
-from .fixed_point import Packing, Solution, Status, check_number, check_positive, relative_residual
+from .fixed_point import (Packing, Solution, Status, check_number, check_positive,
+                                  relative_residual)
 from .loop import Injections, Solver, eager, keep_autocast
-from .derivatives import Linear, Problem, Recorder, attach_node, refuse_transforms, solve_linear, transformed, unrecorded
+from .derivatives import (How, Linear, Problem, Recorder, attach_node, refuse_transforms,
+    solve_linear,
+                                  transformed, unrecorded)
 from .solvers import Anderson, Picard, Solve, solve
 
 # %% ../nbs/02_implicit.ipynb #e3192484
@@ -30,21 +33,27 @@ class GradientRule(Protocol):
 # %% ../nbs/02_implicit.ipynb #52851aee
 @dataclass(frozen=True)
 class Implicit:
-    """The exact gradient at the equilibrium, by the implicit function theorem (Bai et al. 2019, theorem 1; @eq-ift, @eq-adjoint of chapter 02).
+    """The exact gradient at the equilibrium, by the implicit function theorem (Bai et al. 2019,
+    theorem 1; @eq-ift, @eq-adjoint of chapter 02).
 
-    The options are those of the adjoint solve; `None` takes the forward solve's. Memory: the graph of one evaluation of f. Any order of derivative."""
+    The options are those of the adjoint solve; `None` takes the forward solve's. Memory: the graph
+    of one evaluation of f. Any order of derivative."""
     solver: Solver | None = None
-    tol: float | None = None                                           # bound on the relative residual
-    max_iter: int | None = None                                        # iterations at most
-    on_failure: Literal['warn', 'raise', 'ignore'] | None = None       # what to do about samples that failed
-    atol: float | None = None                                          # bound on the residual's norm
+    tol: float | None = None                                       # bound on the relative residual
+    max_iter: int | None = None                                    # iterations at most
+    on_failure: Literal['warn', 'raise', 'ignore'] | None = None  # about samples that failed
+    atol: float | None = None                                      # bound on the residual's norm
 
-    def __post_init__(self): self.own(Solve())                         # (a wrong argument raises now)
+    def __post_init__(self): self.own(Solve())   # (a wrong argument raises now)
 
-    def own(self, how:Solve) -> Solve:
+    def own(self, how:How) -> Solve:
         "How to solve the adjoint equation where the forward one is solved by `how`."
-        given = {name: value for name, value in vars(self).items() if value is not None}
-        return replace(how, **given) if given else how
+        return Solve(
+            solver=how.solver if self.solver is None else self.solver,
+            tol=how.tol if self.tol is None else self.tol,
+            atol=how.atol if self.atol is None else self.atol,
+            max_iter=how.max_iter if self.max_iter is None else self.max_iter,
+            on_failure=how.on_failure if self.on_failure is None else self.on_failure)
 
     def attach(self, problem:Problem) -> tuple[Tensor, Solution]:
         "Solve; z (B, N) with the exact gradient, and the `Solution`."
@@ -57,16 +66,18 @@ class Implicit:
 # %% ../nbs/02_implicit.ipynb #07b792bb
 @eager
 def equilibrium(
-    f:Callable[..., Any],                   # f(z, *args): from a state to one of the same shapes
-    z0:Any,                                 # the start: a tensor (B, …), or a nested tuple / list / dict of such; it gets no gradient
-    how:Solve=Solve(),                      # how to solve
-    gradient:GradientRule=Implicit(),       # the rule for the backward pass
-    args:tuple=(),                          # injections, each tensor (B, …), or (1, …) or () for what all samples share
-    what:str='fixed_point',                 # names the solve in messages
-) -> tuple[Any, Solution]:                  # z, nested as z0; the `Solution`, without a gradient
-    "The equilibrium z = f(z, *args), differentiable in `args` and in all that `f` closes over. Raises as `solve` does."
+    f:Callable[..., Any],               # f(z, *args): from a state to one of the same shapes
+    z0:Any,  # the start: a (nest of) tensors (B, …); it gets no gradient
+    how:Solve=Solve(),                  # how to solve
+    gradient:GradientRule=Implicit(),   # the rule for the backward pass
+    args:tuple=(),  # injections, each tensor (B, …), or (1, …) or () for what all samples share
+    what:str='fixed_point',             # names the solve in messages
+) -> tuple[Any, Solution]:              # z, nested as z0; the `Solution`, without a gradient
+    """The equilibrium z = f(z, *args), differentiable in `args` and in all that `f` closes over.
+    Raises as `solve` does."""
     if not callable(getattr(gradient, 'attach', None)) or isinstance(gradient, type):
-        raise TypeError(f'gradient must be a gradient rule, an object with attach(problem), such as Implicit(); got {gradient!r}')
+        raise TypeError(f'gradient must be a gradient rule, an object with attach(problem), such '
+            f'as Implicit(); got {gradient!r}')
     packing = Packing(z0)
     start = packing.flat(z0, 'z0').detach()
     args = Injections(args, len(start)).values
@@ -74,41 +85,49 @@ def equilibrium(
     def flat_f(m:Tensor) -> Tensor: return evaluate(m, args)
     z, sol = gradient.attach(Problem(flat_f, start, how, what, evaluate, args, packing.nest))
     if transformed():
-        with unrecorded(): sol.z = packing.nest(sol.z)                # the solution is no part of the graph
+        with unrecorded(): sol.z = packing.nest(sol.z)   # the solution is no part of the graph
     else: sol.z = packing.nest(sol.z)
     return packing.nest(z), sol
 
 @overload
-def fixed_point(f:Callable[..., Any], z0:Any, *, args:tuple=..., solver:Solver=..., gradient:GradientRule=..., tol:float=...,
-    atol:float=..., max_iter:int=..., on_failure:Literal['warn', 'raise', 'ignore']=..., return_solution:Literal[False]=...,
+def fixed_point(f:Callable[..., Any], z0:Any, *, args:tuple=..., solver:Solver=...,
+        gradient:GradientRule=..., tol:float=...,
+    atol:float=..., max_iter:int=..., on_failure:Literal['warn', 'raise',
+        'ignore']=..., return_solution:Literal[False]=...,
     what:str=...) -> Any: ...
 @overload
-def fixed_point(f:Callable[..., Any], z0:Any, *, args:tuple=..., solver:Solver=..., gradient:GradientRule=..., tol:float=...,
-    atol:float=..., max_iter:int=..., on_failure:Literal['warn', 'raise', 'ignore']=..., return_solution:Literal[True],
+def fixed_point(f:Callable[..., Any], z0:Any, *, args:tuple=..., solver:Solver=...,
+        gradient:GradientRule=..., tol:float=...,
+    atol:float=..., max_iter:int=..., on_failure:Literal['warn', 'raise',
+        'ignore']=..., return_solution:Literal[True],
     what:str=...) -> tuple[Any, Solution]: ...
 @eager
 def fixed_point(
-    f:Callable[..., Any],                                    # f(z, *args): from a state to one of the same shapes
-    z0:Any,                                                  # the start, as for `solve`; it gets no gradient
+    f:Callable[..., Any],   # f(z, *args): from a state to one of the same shapes
+    z0:Any,                 # the start, as for `solve`; it gets no gradient
     *,
-    args:tuple=(),                                           # injections, as for `solve`
-    solver:Solver=Anderson(),                                # of the forward solve, and of the adjoint unless `gradient` says otherwise
-    gradient:GradientRule=Implicit(),                        # the rule for the backward pass
-    tol:float=1e-5,                                          # bound on the relative residual ‖f(z) − z‖/‖f(z)‖
-    atol:float=0.,                                           # bound on ‖f(z) − z‖; a sample that meets either is done
-    max_iter:int=100,                                        # iterations at most
-    on_failure:Literal['warn', 'raise', 'ignore']='warn',    # what to do about samples that failed
-    return_solution:bool=False,                              # return the `Solution` too
-    what:str='fixed_point',                                  # names the solve in messages
-) -> Any:                                                    # z, nested as z0; or z and the `Solution`
-    "The equilibrium z = f(z, *args), differentiable in `args` and in all that `f` closes over, to any order. Raises as `solve` does."
-    z, sol = equilibrium(f, z0, Solve(solver, tol, atol, max_iter, on_failure), gradient, args, what)
+    args:tuple=(),                                          # injections, as for `solve`
+    solver:Solver=Anderson(),  # of both solves, unless `gradient` says otherwise
+    gradient:GradientRule=Implicit(),                       # the rule for the backward pass
+    tol:float=1e-5,  # bound on the relative residual ‖f(z) − z‖/‖f(z)‖
+    atol:float=0.,  # bound on ‖f(z) − z‖; a sample that meets either is done
+    max_iter:int=100,                                       # iterations at most
+    on_failure:Literal['warn', 'raise', 'ignore']='warn',   # what to do about samples that failed
+    return_solution:bool=False,                             # return the `Solution` too
+    what:str='fixed_point',                                 # names the solve in messages
+) -> Any:  # z, nested as z0; or z and the `Solution`
+    """The equilibrium z = f(z, *args), differentiable in `args` and in all that `f` closes over,
+    to any order. Raises as `solve` does."""
+    z, sol = equilibrium(f, z0, Solve(solver, tol, atol, max_iter, on_failure), gradient, args,
+        what)
     return (z, sol) if return_solution else z
 
 # %% ../nbs/02_implicit.ipynb #d9668b83
 @dataclass(frozen=True)
 class Neumann:
-    "The first terms of u = g + Jᵀg + (Jᵀ)²g + …; one term is the Jacobian-free gradient (Fung et al. 2022, arXiv:2103.12803)."
+    """The first terms of u = g + Jᵀg + (Jᵀ)²g + ….
+
+    One term is the Jacobian-free gradient (Fung et al. 2022, arXiv:2103.12803)."""
     terms: int = 5       # of the series
 
     def __post_init__(self): check_positive('terms', self.terms, integer=True)
@@ -126,7 +145,9 @@ class Neumann:
 # %% ../nbs/02_implicit.ipynb #c57edea6
 @dataclass(frozen=True)
 class Phantom:
-    "The gradient of a few damped steps of f from the equilibrium; one undamped step is the Jacobian-free gradient (Geng et al. 2021, arXiv:2111.05177)."
+    """The gradient of a few damped steps of f from the equilibrium.
+
+    One undamped step is the Jacobian-free gradient (Geng et al. 2021, arXiv:2111.05177)."""
     steps: int = 1          # recorded steps
     damping: float = 1.     # in (0, 1]; 1: undamped
 
@@ -146,22 +167,27 @@ class Phantom:
 # %% ../nbs/02_implicit.ipynb #8fd93764
 @dataclass(frozen=True)
 class Unrolled:
-    "Autograd through the recorded plain iteration: exact for the iterate, memory for every step. Needs `solver=Picard(...)`."
+    """Autograd through the recorded plain iteration: exact for the iterate, memory for every
+    step. Needs `solver=Picard(...)`."""
 
     def attach(self, problem:Problem) -> tuple[Tensor, Solution]:
         "Solve; z (B, N) with this gradient, and the `Solution`."
         refuse_transforms(self)
         solver = problem.how.solver
-        if not isinstance(solver, Picard): raise TypeError(f'gradient=Unrolled() records plain iteration: give solver=Picard(); got {solver}')
+        if not isinstance(solver, Picard):
+            raise TypeError(f'gradient=Unrolled() records plain iteration: give solver=Picard(); '
+                f'got {solver}')
         sol = problem.solve()
         if not torch.is_grad_enabled(): return sol.z.clone(), sol
         z, steps = problem.z0, sol.iterations[:, None] - 1
-        for k in range(int(steps.max())): z = torch.where(k < steps, torch.lerp(z, problem.f(z), solver.damping), z)
+        for k in range(int(steps.max())):
+            z = torch.where(k < steps, torch.lerp(z, problem.f(z), solver.damping), z)
         return z, sol
 
 # %% ../nbs/02_implicit.ipynb #b4d3ff7e
 class ReversibleChain(torch.autograd.Function):
-    "Backwards through @eq-reversible of chapter 02: each state from the one after it, with its gradient."
+    """Backwards through @eq-reversible of chapter 02: each state from the one after it, with its
+    gradient."""
     @staticmethod
     def forward(ctx, y, z, steps, beta, f, dtype, closed_over, *inputs):
         ctx.save_for_backward(y, z)
@@ -180,7 +206,8 @@ class ReversibleChain(torch.autograd.Function):
             point = at.to(dtype).requires_grad_()
             with torch.enable_grad(): value = f(point)
             wanted = (point, *closed_over)
-            share, *rest = torch.autograd.grad(value, wanted, u.to(value.dtype), allow_unused=True, materialize_grads=True)
+            share, *rest = torch.autograd.grad(value, wanted, u.to(value.dtype), allow_unused=True,
+                materialize_grads=True)
             for total, r in zip(totals, rest): total += r
             return value.detach().to(at.dtype), share.to(at.dtype)
         for _ in range(steps):
@@ -193,9 +220,11 @@ class ReversibleChain(torch.autograd.Function):
 # %% ../nbs/02_implicit.ipynb #514aa954
 @dataclass(frozen=True)
 class Reversible:
-    """A reversible iteration in place of the solver, and its exact gradient in constant memory (RevDEQ, arXiv:2509.12917): @eq-reversible of chapter 02.
+    """A reversible iteration in place of the solver, and its exact gradient in constant memory
+    (RevDEQ, arXiv:2509.12917): @eq-reversible of chapter 02.
 
-    All samples take as many steps as the slowest; first derivatives only; the solver is not used."""
+    All samples take as many steps as the slowest; first derivatives only; the solver is not
+    used."""
     beta: float = .5      # the step, in (0, 0.95]
 
     def __post_init__(self): check_number('beta', self.beta, 0, .95)
@@ -204,11 +233,13 @@ class Reversible:
         "Iterate; z (B, N) with this gradient, and the `Solution`."
         refuse_transforms(self)
         dtype, tol = problem.z0.dtype, problem.how.tol
-        y, z, k, residual = self.forward(lambda z: problem.f(z.to(dtype)), problem.z0.double(), tol, problem.how.max_iter//2)
+        y, z, k, residual = self.forward(lambda z: problem.f(z.to(dtype)), problem.z0.double(),
+            tol, problem.how.max_iter//2)
         met = residual <= tol
         missed = torch.where(residual.isfinite(), int(Status.MAX_ITER), int(Status.NONFINITE))
         status = torch.where(met, int(Status.CONVERGED), missed)
-        sol = problem.reported(Solution(z.to(dtype), met, torch.full_like(status, 2*k), residual, 3*k, status))
+        sol = problem.reported(Solution(z.to(dtype), met, torch.full_like(status, 2*k), residual,
+            3*k, status))
         if not torch.is_grad_enabled(): return sol.z.clone(), sol
         point = problem.z0.detach().requires_grad_()
         with Recorder(point) as seen: problem.f(point)

@@ -31,20 +31,22 @@ _T = TypeVar('_T')
 
 @dataclass(frozen=True)
 class Shared(Generic[_T]):
-    "Marks what a solver keeps for all samples together: it stays whole when samples leave the batch."
+    """Marks what a solver keeps for all samples together: it stays whole when samples leave the
+    batch."""
     value: _T
 
 # %% ../nbs/30_loop.ipynb #cff7c093
 class Solver(Protocol):
     """What makes a solver.
 
-    Class attribute `controls_step = True`: its points are trials that it takes back itself, so a bad one is no divergence.
+    Class attribute `controls_step = True`: its points are trials that it takes back itself, so a
+    bad one is no divergence.
     Field `stalled` of its state, (B,) bool: samples for which it has no further step to offer."""
     def init(self, at: Point, /) -> Any:
         "What it keeps, before the first step: a nest of tensors (B, …), `Shared` and numbers."
         ...
 
-    def step(self, g: Callable[[Tensor], Tensor], at: Point, state: Any, /) -> tuple[Tensor, Any]:
+    def step(self, g: 'Residual', at: Point, state: Any, /) -> tuple[Tensor, Any]:
         "The next point (B, N), and what it keeps from now on."
         ...
 
@@ -53,54 +55,69 @@ def keep_rows(
     state:Any,     # a nest of tensors (B, …), `Shared` and other things
     rows:Tensor,   # (n,) the rows that stay
 ) -> Any:          # the same nest, with n rows
-    "The rows `rows` of every tensor in the nest `state`; what is marked as `Shared`, or no tensor, stays whole."
-    return tree_map(lambda leaf: leaf[rows] if isinstance(leaf, Tensor) else leaf, state)
+    """The rows `rows` of every tensor in the nest `state`.
+
+    What is marked as `Shared`, or no tensor, stays whole."""
+    return tree_map(lambda leaf: leaf.index_select(0, rows) if isinstance(leaf, Tensor) else leaf, state)
 
 def check_state(
     state:Any,      # what `init` returned
     batch:int,      # B
     solver:Solver,  # named in the message
 ) -> Any:           # `state`
-    "`state`, if all that is in it can be kept row by row or is marked; else `TypeError` with what to do."
+    """`state`, if all that is in it can be kept row by row or is marked.
+
+    Else `TypeError` with what to do."""
     for leaf in tree_leaves(state):
         if isinstance(leaf, Tensor):
             if leaf.dim() == 0 or leaf.shape[0] != batch:
-                raise TypeError(f'the state of {solver!r} holds a tensor of shape {tuple(leaf.shape)} that is not led by the '
-                                f'batch of {batch}: wrap what all samples share in Shared(...)')
+                raise TypeError(
+                    f'the state of {solver!r} holds a tensor of shape {tuple(leaf.shape)} that is '
+                    f'not led by the batch of {batch}: wrap what all samples share in Shared(...)')
         elif not isinstance(leaf, (Shared, int, float, str, type(None))):
-            raise TypeError(f'the state of {solver!r} must be a NamedTuple, tuple, list or dict of tensors, numbers and '
-                            f'Shared(...); it holds a {type(leaf).__name__}')
+            raise TypeError(
+                f'the state of {solver!r} must be a NamedTuple, tuple, list or dict of tensors, '
+                f'numbers and Shared(...); it holds a {type(leaf).__name__}')
     return state
 
 # %% ../nbs/30_loop.ipynb #f83816b0
 class Injections:
-    """The arguments of f beside z, in a solve of `batch` samples: `values`, shrunk to the samples still evaluated.
+    """The arguments of f beside z, in a solve of `batch` samples: `values`, shrunk to the samples
+    still evaluated.
 
-    `TypeError` unless `args` is a tuple or list, `ValueError` for a tensor with another first dimension than the batch or 1."""
+    `TypeError` unless `args` is a tuple or list, `ValueError` for a tensor with another first
+    dimension than the batch or 1."""
     def __init__(
         self,
-        args:Sequence,   # injections: (nests of) tensors (B, …), tensors for all samples () or (1, …), anything else
+        args:Sequence,  # (nests of) tensors (B, …), () or (1, …); anything else
         batch:int,       # B
     ):
         if not isinstance(args, (tuple, list)):
-            raise TypeError(f'args must be a tuple of injections, such as args=(x,); got a {type(args).__name__}')
+            raise TypeError(f'args must be a tuple of injections, such as args=(x,); got a '
+                f'{type(args).__name__}')
         self.values = tuple(args)
         self.leaves, self.spec = tree_flatten(self.values) if args else ([], None)
         for leaf in self.leaves:
             if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] not in (1, batch):
-                raise ValueError(f'an injection in args must have the batch, {batch}, as its first dimension, or 1 for what all '
-                                 f'samples share; got the shape {tuple(leaf.shape)}. Let f close over a tensor that is no injection')
-        self.own = [isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch for leaf in self.leaves]
+                raise ValueError(
+                    f'an injection in args must have the batch, {batch}, as its first dimension, '
+                    f'or 1 for what all samples share; got the shape {tuple(leaf.shape)}. '
+                    'Let f close over a tensor that is no injection')
+        self.own = [isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
+            for leaf in self.leaves]
         self.shrinks = batch > 1 and any(self.own)         # worth dropping rows?
 
     def keep(self, rows:Tensor) -> None:
         "Drop all rows but `rows`."
-        self.leaves = [leaf[rows] if own else leaf for leaf, own in zip(self.leaves, self.own)]
+        self.leaves = [leaf.index_select(0, rows) if own else leaf
+                       for leaf, own in zip(self.leaves, self.own)]
         if self.spec is not None: self.values = tree_unflatten(self.leaves, self.spec)
 
 # %% ../nbs/30_loop.ipynb #5a94b2be
 class Residual:
-    "The residual function g(z) of one solve, counting its evaluations in `count`; `point(z)` is f(z) and g(z) at once."
+    """The residual function g(z) of one solve, counting its evaluations in `count`.
+
+    `point(z)` is f(z) and g(z) at once."""
     def __init__(
         self,
         evaluate:Callable[[Tensor, tuple], tuple[Tensor, Tensor]],   # (z, args) → f(z), f(z) − z
@@ -120,23 +137,24 @@ class Residual:
         version = z._version
         fz, r = self.evaluate(z, self.injections.values)
         if z._version != version:
-            raise ValueError('f changed its argument z in place: write it without operations that end in an underscore, out= or z[…] = …')
+            raise ValueError('f changed its argument z in place: write it without operations that '
+                'end in an underscore, out= or z[…] = …')
         return Point(z, fz, r)
 
 # %% ../nbs/30_loop.ipynb #f2bd7475
 @dataclass
 class Samples:
     "The samples of a batch that are still evaluated, a row each."
-    live: Tensor         # (n,) is it still moving?
-    best: Tensor         # (n, N) its iterate with the smallest residual so far
-    residual: Tensor     # (n,) that relative residual
-    start: Tensor        # (n,) ‖r‖ at the start
-    start_f: Tensor      # (n,) ‖f(z)‖ there
-    limit: Tensor        # (n,) the ‖r‖ beyond which it is lost
-    above: Tensor        # (n,) the smallest residual that is not yet good enough; −∞ once it is done
-    iterations: Tensor   # (n,) iterations it needed
-    status: Tensor       # (n,) a Status
-    index: Tensor | None = None     # (n,) the place of each in the whole batch; None: all are here
+    live: Tensor                  # (n,) is it still moving?
+    best: Tensor                  # (n, N) its iterate with the smallest residual so far
+    residual: Tensor              # (n,) that relative residual
+    start: Tensor                 # (n,) ‖r‖ at the start
+    start_f: Tensor               # (n,) ‖f(z)‖ there
+    limit: Tensor                 # (n,) the ‖r‖ beyond which it is lost
+    above: Tensor  # (n,) the smallest residual that is not yet good enough; −∞ once it is done
+    iterations: Tensor            # (n,) iterations it needed
+    status: Tensor                # (n,) a Status
+    index: Tensor | None = None   # (n,) the place of each in the whole batch; None: all are here
 
 class Sizes(NamedTuple):
     "How large the residuals are at a point."
@@ -149,31 +167,35 @@ class Batch:
     "Who is done, who is lost, who goes on: the verdicts of one solve."
     def __init__(
         self,
-        at:Point,         # the start
-        tol:float,        # bound on the relative residual
-        atol:float,       # bound on ‖r‖
-        to_start:bool,    # residuals relative to ‖r‖ at the start (a root), or to ‖f(z)‖ (an equilibrium)?
-        trials:bool,      # are its points trials, which the solver takes back itself where they are bad?
+        at:Point,        # the start
+        tol:float,       # bound on the relative residual
+        atol:float,      # bound on ‖r‖
+        to_start:bool,  # residuals relative to ‖r‖ at the start, not to ‖f(z)‖
+        trials:bool,  # does the solver take back bad points itself?
     ):
         self.tol = tol
         self.atol = atol
         self.to_start = to_start
         self.trials = trials
-        self.far = at.z.is_cuda                                  # does a look at numbers make Python wait for a device?
-        self.sure = self.far and at.z.dtype != torch.float64     # there, norms are taken in float64 and need no second look
-        self.zero_at = 8 if not to_start else 2**62              # the iteration at which zero is tried next
-        self.left = len(at.z)                                    # how many are moving
-        self.frozen = False                                      # is any row of `samples` frozen?
-        self.whole: list[Tensor] | None = None                   # best, residual, iterations, status of all, once rows were dropped
+        self.far = at.z.is_cuda  # does a look at numbers make Python wait for a device?
+        # there, norms are taken in float64 and need no second look
+        self.sure = self.far and at.z.dtype != torch.float64
+        self.zero_at = 8 if not to_start else 2**62  # the iteration at which zero is tried next
+        self.left = len(at.z)                                  # how many are moving
+        self.frozen = False                                    # is any row of `samples` frozen?
+        # best, residual, iterations, status of all, once rows were dropped
+        self.whole: list[Tensor] | None = None
         info = torch.finfo(at_least_float32(at.z.dtype))
-        self.low = (info.tiny/info.eps)**.5/max(tol, info.eps)   # the squares of smaller norms may have lost digits
+        # the squares of smaller norms may have lost digits
+        self.low = (info.tiny/info.eps)**.5/max(tol, info.eps)
         self.least = info.tiny
         self.most = info.max
         self.first = row_norm(at.r), row_norm(at.fz)             # the quick norms at the start
         start, start_f = self.first
         if to_start or self.sure or not torch.equal(start.clamp(self.low, 1/self.low), start):
             start, start_f = wide_row_norm(at.r), wide_row_norm(at.fz)
-        inf = torch.full(start.shape, torch.inf, dtype=at_least_float32(at.z.dtype), device=at.z.device)
+        inf = torch.full(start.shape, torch.inf, dtype=at_least_float32(at.z.dtype),
+            device=at.z.device)
         iterations = torch.zeros_like(inf, dtype=torch.long)
         self.samples = Samples(
             live=torch.ones_like(inf, dtype=torch.bool), best=at.z, residual=inf,
@@ -183,44 +205,50 @@ class Batch:
 
     def look(self, at:Point, k:int, g:Residual, stalled:Tensor | None, last:bool) -> Tensor:
         "Judge the iterates of iteration k; the relative residuals there, (n,)."
+        if self.far:
+            sizes = self.measure_well(at)
+            return self.settle(at, sizes, self.now(sizes), k, g, stalled, last)
         s = self.samples
-        sizes = self.measure(at, k)
-        now = self.now(sizes)
-        if self.far or last or stalled is not None: return self.settle(at, sizes, now, k, g, stalled, last)
-        progress = torch.equal(now.clamp(s.above, s.residual), now)                          # a NaN equals nothing
-        if progress and self.atol: progress = not bool(((sizes.r <= self.atol) & s.live).any())
+        r, f = self.first if k == 1 else (row_norm(at.r), row_norm(at.fz))
+        unit = s.start.to(r.dtype) if self.to_start else f
+        # infinite or NaN where the norms cannot be trusted
+        now = r/torch.threshold(unit, self.low, 0.)
+        if self.frozen: now = torch.where(s.live, now, s.residual)
+        # a NaN equals nothing
+        progress = stalled is None and not last and torch.equal(now.clamp(s.above, s.residual), now)
+        if progress and self.atol: progress = not bool(((r <= self.atol) & s.live).any())
         if progress and k >= self.zero_at:
-            progress = not bool(self.shrunk(sizes).any())
+            progress = not bool(self.shrunk(f).any())
             if progress: self.zero_at *= 2
-        if not progress: return self.settle(at, sizes, now, k, g, stalled, last)
-        s.best, s.residual = at.z, now                                                       # (frozen rows of z are their best)
+        if not progress: return self.settle(at, Sizes(r, f, now), now, k, g, stalled, last)
+        s.best, s.residual = at.z, now   # (frozen rows of z are their best)
         return now
 
-    def measure(self, at:Point, k:int) -> Sizes:
-        "The sizes at a point, quickly; the relative one is infinite, zero or NaN where the quick norms cannot be trusted."
-        if self.sure: return self.measure_well(at)
-        r, f = self.first if k == 1 else (row_norm(at.r), row_norm(at.fz))
-        if self.to_start: return Sizes(r, f, (r/torch.threshold(self.samples.start, self.low, 0.)).to(r.dtype))
-        return Sizes(r, f, r/torch.threshold(f, self.low, 0.))
-
     def measure_well(self, at:Point) -> Sizes:
-        "The sizes at a point, whatever the size of its numbers; the relative one is NaN where they are not finite."
+        """The sizes at a point, whatever the size of its numbers.
+
+        The relative one is NaN where they are not finite."""
         r, f = wide_row_norm(at.r), wide_row_norm(at.fz)
-        relative = torch.where(r == 0, 0., r/(self.samples.start if self.to_start else f)).clamp_max(self.most)
+        unit = self.samples.start if self.to_start else f
+        relative = torch.where(r == 0, 0., r/unit).clamp_max(self.most)
         relative = torch.where(torch.isfinite(r + f), relative, torch.nan)
         return Sizes(r, f, relative.to(self.samples.residual.dtype))
 
     def now(self, sizes:Sizes) -> Tensor:
         "The relative residuals; those of frozen samples are what they were."
-        return torch.where(self.samples.live, sizes.relative, self.samples.residual) if self.frozen else sizes.relative
+        if not self.frozen: return sizes.relative
+        return torch.where(self.samples.live, sizes.relative, self.samples.residual)
 
     def unsure(self, now:Tensor) -> bool:
         "Is a relative residual infinite, zero or NaN, so that a second look is needed?"
         inside = now.clamp(self.least, self.most)
         return not torch.equal(inside, now) and bool((self.samples.live & (inside != now)).any())
 
-    def settle(self, at:Point, sizes:Sizes, now:Tensor, k:int, g:Residual, stalled:Tensor | None, last:bool) -> Tensor:
-        "Keep the best iterates, and freeze the samples that are done; the relative residuals, (n,)."
+    def settle(self, at:Point, sizes:Sizes, now:Tensor, k:int, g:Residual, stalled:Tensor | None,
+            last:bool) -> Tensor:
+        """Keep the best iterates, and freeze the samples that are done.
+
+        The relative residuals, (n,)."""
         s, z = self.samples, at.z
         if not self.sure and self.unsure(now):
             sizes = self.measure_well(at)
@@ -232,8 +260,9 @@ class Batch:
                 z = z.masked_fill(zero[:, None], 0.)
                 now = now.masked_fill(zero, 0.)
                 met = met | zero
-        if self.trials: lost = ~(now < torch.inf) & (s.residual == torch.inf)                # it has never stood on firm ground
-        else: lost = ~(sizes.r <= s.limit)                                                   # (NaN is lost too)
+        # it has never stood on firm ground
+        if self.trials: lost = ~(now < torch.inf) & (s.residual == torch.inf)
+        else: lost = ~(sizes.r <= s.limit)                                      # (NaN is lost too)
         better = (now <= s.residual) | met
         if not self.far and bool(better.all()): s.best, s.residual = z, now
         else:
@@ -254,38 +283,45 @@ class Batch:
         if last: s.iterations = torch.where(live, k, s.iterations)
         return now
 
-    def shrunk(self, sizes:Sizes) -> Tensor:
+    def shrunk(self, f:Tensor) -> Tensor:
         "Which samples move, and have come a hundred times closer to zero than they began?"
-        return self.samples.live & (sizes.f <= .01*self.samples.start_f)
+        return self.samples.live & (f <= .01*self.samples.start_f)
 
-    def try_zero(self, at:Point, sizes:Sizes, k:int, g:Residual, met:Tensor, stalled:Tensor | None, last:bool) -> Tensor | None:
-        "Which samples have their equilibrium at 0: those that have shrunk, and where f(0) = 0, exactly."
+    def try_zero(self, at:Point, sizes:Sizes, k:int, g:Residual, met:Tensor, stalled:Tensor | None,
+            last:bool) -> Tensor | None:
+        """Which samples have their equilibrium at 0: those that have shrunk, and where f(0) = 0,
+        exactly."""
         if self.to_start: return None
         due = last or k >= self.zero_at
-        if not due and (stalled is None or not bool((stalled & self.samples.live).any())): return None
+        if not due and (stalled is None or not bool((stalled & self.samples.live).any())):
+            return None
         while self.zero_at <= k: self.zero_at *= 2
-        shrunk = self.shrunk(sizes) & ~met
+        shrunk = self.shrunk(sizes.f) & ~met
         if not bool(shrunk.any()): return None
         return shrunk & (g.point(at.z.masked_fill(shrunk[:, None], 0.)).fz == 0).all(1)
 
     def drop(self, at:Point, state:Any, g:Residual) -> tuple[Point, Any]:
-        "Keep only the samples still moving, here, in `g` and in the point and the solver's state, which are returned."
+        """Keep only the samples still moving, here, in `g` and in the point and the solver's
+        state, which are returned."""
         mine = self.outcome()
         if self.whole is None: self.whole = [t.clone() for t in mine]
         rows = self.samples.live.nonzero()[:, 0]
-        if self.samples.index is None: self.samples.index = torch.arange(len(self.samples.live), device=rows.device)
+        if self.samples.index is None:
+            self.samples.index = torch.arange(len(self.samples.live), device=rows.device)
         self.samples = Samples(**keep_rows(vars(self.samples), rows))
         self.frozen = False
         g.injections.keep(rows)
         return keep_rows(at, rows), keep_rows(state, rows)
 
     def spread(self, values:Tensor) -> Tensor:
-        "`values` of the samples here as a vector for the whole batch, NaN for those that were dropped."
+        """`values` of the samples here as a vector for the whole batch, NaN for those that were
+        dropped."""
         if self.whole is None or self.samples.index is None: return values
         return torch.full_like(self.whole[1], torch.nan).index_put((self.samples.index,), values)
 
     def outcome(self) -> list[Tensor]:
-        "The best iterates (B, N), their residuals, iterations and status (B,) of the whole batch, as it is now."
+        """The best iterates (B, N), their residuals, iterations and status (B,) of the whole
+        batch, as it is now."""
         s = self.samples
         mine = [s.best, s.residual, s.iterations, s.status]
         if self.whole is None or s.index is None: return mine
@@ -318,12 +354,14 @@ def iterate(
             now = batch.look(at, k, g, getattr(state, 'stalled', None), k == max_iter)
             if trace: traced.append(batch.spread(torch.where(moving, now, torch.nan)))
             if batch.left == 0 or k == max_iter: break
-            if g.injections.shrinks and 2*batch.left <= len(at.z): at, state = batch.drop(at, state, g)
+            if g.injections.shrinks and 2*batch.left <= len(at.z):
+                at, state = batch.drop(at, state, g)
         if k == 1: state = check_state(solver.init(at), len(at.z), solver)
         z, state = solver.step(g, at, state)
         if batch.frozen: z = torch.where(batch.samples.live[:, None], z, batch.samples.best)
     best, residual, iterations, status = batch.outcome()
-    return Solution(best, status == int(Status.CONVERGED), iterations, residual, g.count, status, torch.stack(traced) if trace else None)
+    return Solution(best, status == int(Status.CONVERGED), iterations, residual, g.count, status,
+        torch.stack(traced) if trace else None)
 
 def nothing(
     z:Tensor,        # (0, N)
@@ -339,7 +377,9 @@ _R = TypeVar('_R')
 def keep_autocast(
     f:Callable[_P, _R],     # any function
 ) -> Callable[_P, _R]:      # the same, under the autocast settings of now
-    "`f`, always run under the autocast settings of now; weights converted without a graph are not kept."
+    """`f`, always run under the autocast settings of now.
+
+    Weights converted without a graph are not kept."""
     kinds = [kind for kind in ('cpu', 'cuda') if torch.is_autocast_enabled(kind)]
     if not kinds: return f
     dtypes = [(kind, torch.get_autocast_dtype(kind)) for kind in kinds]
@@ -347,7 +387,8 @@ def keep_autocast(
     def g(*args:_P.args, **kwargs:_P.kwargs) -> _R:
         with contextlib.ExitStack() as stack:
             for kind, dtype in dtypes:
-                stack.enter_context(torch.autocast(kind, dtype, cache_enabled=cache and torch.is_grad_enabled()))
+                keep = cache and torch.is_grad_enabled()
+                stack.enter_context(torch.autocast(kind, dtype, cache_enabled=keep))
             return f(*args, **kwargs)
     return g
 
@@ -355,9 +396,11 @@ def keep_autocast(
 def eager(
     fn:Callable[_P, _R],    # a function or method that solves
 ) -> Callable[_P, _R]:
-    "`fn`, left alone by `torch.compile`: one graph break around the whole solve instead of one in every iteration."
+    """`fn`, left alone by `torch.compile`: one graph break around the whole solve instead of one
+    in every iteration."""
     @functools.wraps(fn)
     def call(*args:_P.args, **kwargs:_P.kwargs) -> _R:
-        if torch.compiler.is_compiling(): return torch.compiler.disable(fn)(*args, **kwargs)
-        return fn(*args, **kwargs)
+        if not torch.compiler.is_compiling(): return fn(*args, **kwargs)
+        untraced: Any = torch.compiler.disable(fn)
+        return untraced(*args, **kwargs)
     return call

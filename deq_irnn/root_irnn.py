@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-# %% ../nbs/08_root_irnn.ipynb #d99a1bd3
+# %% ../nbs/08_root_irnn.ipynb #a562375e
 from .fixed_point import Solution, SolvingModule, check_choice, check_number, check_positive
 from .loop import Solver, eager
 from .derivatives import transformed
@@ -30,13 +30,13 @@ from .tokens import Tiles, token_equilibrium
 from .recurrent import RecurrentBase
 from .time_parallel import arriving, in_time_parallel
 
-# %% ../nbs/08_root_irnn.ipynb #dab008b9
+# %% ../nbs/08_root_irnn.ipynb #8991f279
 Nonlinearity = str | Callable[[Tensor], Tensor] | Activation  # 'tanh', 'relu', 'sigmoid', or a function
 Device = torch.device | str | None
 OnFailure = Literal['warn', 'raise', 'ignore']
 Gate = str | bool | Callable[..., nn.Module] | nn.Module
 
-# %% ../nbs/08_root_irnn.ipynb #ebf28665
+# %% ../nbs/08_root_irnn.ipynb #c5d6fa8f
 def _uniform(
     weight:Tensor,    # written into
     hidden_size:int,  # D
@@ -127,7 +127,7 @@ RECURRENCES: dict[str, Callable[..., Recurrence]] = {
     'monotone': MonotoneRecurrence,
 }
 
-# %% ../nbs/08_root_irnn.ipynb #3ca8042f
+# %% ../nbs/08_root_irnn.ipynb #3c3a246d
 def _reset(
     module:nn.Module,
 ) -> None:
@@ -176,7 +176,7 @@ def make_recurrence(
     options = dict(bound=bound, device=device, dtype=dtype)
     return _make_part('recurrence', spec, RECURRENCES, (hidden_size, heads), options, Recurrence)
 
-# %% ../nbs/08_root_irnn.ipynb #6add7a2e
+# %% ../nbs/08_root_irnn.ipynb #857f9f67
 class Injection(nn.Module):
     "x (T, B, N) → s (T, B, D), each token by itself: what is added. A subclass has a `forward`."
     def __init__(self,
@@ -278,7 +278,7 @@ class Equilibrium(SolvingModule, Injection):
         bound:float=.95,   # of the recurrence, below 1
         bias:bool=True,    # a bias b
         nonlinearity:Nonlinearity='tanh',  # φ, slopes in [0, 1]; contractive: in [−1, 1]
-        solver:Solver | Tiles | None=None,  # one of chapter 01; None: the reflected iteration on tiles, `Tiles()`
+        solver:Solver | Tiles | None=None,  # one of chapter 01; None: `Tiles()`
         tol:float=1e-4,    # relative residual, forward and adjoint
         atol:float=0.,     # or the residual itself
         max_iter:int=100,  # iterations at most
@@ -313,7 +313,7 @@ class Equilibrium(SolvingModule, Injection):
 
 INJECTIONS: dict[str, Callable[..., nn.Module]] = {'tanh': Tanh, 'mlp': MLP, 'equilibrium': Equilibrium}
 
-# %% ../nbs/08_root_irnn.ipynb #41806b1b
+# %% ../nbs/08_root_irnn.ipynb #ef39ed48
 class InputGate(nn.Module):
     "σ(G x + c): what is added in each step is multiplied by it."
     def __init__(self,
@@ -378,9 +378,12 @@ def _states(
     h0:Tensor,        # (B, D)
 ) -> Tensor:          # (T, B, D)
     "h_k = R_k h_{k−1} + b_k; within `time_parallel`, from the state that the chunks before leave."
-    if not transformed(): return transition(x, b, arriving(transition, x, b, h0))
-    if in_time_parallel(): raise RuntimeError('torch.func does not go over several processes: leave time_parallel')
-    h, out = h0, []                                 # torch.func cannot look into a scan: one step after the other
+    if transformed() and in_time_parallel():
+        raise RuntimeError('torch.func does not go over several processes: leave time_parallel')
+    try: return transition(x, b, arriving(transition, x, b, h0))
+    except NotImplementedError:                     # torch.func's forward mode cannot look into a scan
+        if not transformed(): raise
+    h, out = h0, []
     for k in range(len(x)):
         h = transition.apply_summary(transition.summary(x[k:k+1]), h)
         if b is not None: h = h + b[k]
@@ -514,7 +517,7 @@ class RootIRNN(IsometricRNN):
         recurrence:str | Callable[..., Recurrence]='contractive',  # U: of `RECURRENCES`, or a function
         gate:Gate='state',      # of `GATES`, False: none, a function (N, D), or, for one cell only, a module
         heads:int=1,            # U is block-diagonal, with so many blocks
-        solver:Solver | Tiles | None=None,  # one of chapter 01; None: the reflected iteration on tiles, `Tiles()`
+        solver:Solver | Tiles | None=None,  # one of chapter 01; None: `Tiles()`
         tol:float=1e-4,         # relative residual, forward and adjoint
         atol:float=0.,          # or the residual itself
         max_iter:int=100,       # iterations at most
@@ -525,7 +528,8 @@ class RootIRNN(IsometricRNN):
         device:Device=None,
         dtype:torch.dtype | None=None,
     ):
-        how: dict[str, Any] = dict(solver=solver, tol=tol, atol=atol, max_iter=max_iter, on_failure=on_failure)
+        how: dict[str, Any] = dict(solver=solver, tol=tol, atol=atol)
+        how |= dict(max_iter=max_iter, on_failure=on_failure)
         equilibrium = partial(Equilibrium, recurrence=recurrence, heads=heads, bound=bound, **how)
         gate = 'state' if gate is True else gate
         super().__init__(input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout,

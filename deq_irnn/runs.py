@@ -155,10 +155,14 @@ def read_json(
 # %% ../nbs/41_runs.ipynb #445ec1f6
 class Bar(Protocol):
     "What of tqdm we use."
-    def update(self, n:int=1) -> Any: ...
-    def set_postfix_str(self, s:str) -> Any: ...
-    def write(self, s:str) -> Any: ...
-    def close(self) -> Any: ...
+    def update(self, n:int=1) -> Any:
+        "So many more are done."
+    def set_postfix_str(self, s:str) -> Any:
+        "Show `s` behind the bar."
+    def write(self, s:str) -> Any:
+        "Show `s` on a line of its own."
+    def close(self) -> Any:
+        "The end."
 
 class Lines:
     "In place of tqdm where it is not installed: a line for each message; or nothing at all."
@@ -169,14 +173,19 @@ class Lines:
         self.label = label
         self.silent = silent
 
-    def update(self, n:int=1) -> None: pass
+    def update(self, n:int=1) -> None:
+        "Nothing: there is no bar."
 
-    def set_postfix_str(self, s:str) -> None: self.write(f'{self.label} {s}')
+    def set_postfix_str(self, s:str) -> None:
+        "A line with the label and `s`."
+        self.write(f'{self.label} {s}')
 
     def write(self, s:str) -> None:
+        "A line on standard error, unless silent."
         if not self.silent: print(s, file=sys.stderr)
 
-    def close(self) -> None: pass
+    def close(self) -> None:
+        "Nothing to do."
 
 def progress_bar(
     show:bool|str,    # False: nothing is shown; a string: the label

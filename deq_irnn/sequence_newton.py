@@ -8,7 +8,7 @@ __all__ = ['Cell', 'Step', 'Blocks', 'previous', 'step_all', 'rows', 'columns', 
            'adjoint', 'recorded_adjoint', 'attach_gradient', 'correction', 'newton_over_time', 'growth_rate',
            'check_claims']
 
-# %% ../nbs/37_sequence_newton.ipynb #157f0bb1
+# %% ../nbs/37_sequence_newton.ipynb #419184ed
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,14 +20,14 @@ from torch._C._functorch import is_legacy_batchedtensor
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
-# %% ../nbs/37_sequence_newton.ipynb #7d4bbbbc
+# %% ../nbs/37_sequence_newton.ipynb #819eee4b
 from .derivatives import jvp, transformed
 from .fixed_point import Packing, Solution, Status, relative_residual, row_norm
 from .loop import keep_autocast
 from .scan import affine_scan
 from .solvers import Solve
 
-# %% ../nbs/37_sequence_newton.ipynb #033bb59d
+# %% ../nbs/37_sequence_newton.ipynb #0e057016
 class Cell(Protocol):
     """One step of h_t = f(x_t, h_t, h_{t−1}): a function or module, `cell(x, h, before)` → new h.
 
@@ -38,11 +38,14 @@ class Cell(Protocol):
     - `coupling` (None): k promises that the state, as one row of numbers, is k groups of d, and
       that unit i of a group depends, in `h` and `before`, on the units i of the groups alone. The
       Jacobians are then d blocks of k × k.
-    - `jacobian(x, h, before)`: the Jacobians (∂f/∂h or None, ∂f/∂before), each (n, D, D).
+    - `jacobian(x, h, before)`: the Jacobians (∂f/∂h or None, ∂f/∂before), each (n, D, D), or
+      with `coupling` its blocks (n, D/k, k, k).
+    - `for_solving()`: a function with the same values, for as long as the weights do not change,
+      that computes what depends on these alone only once. It needs no gradient.
     - `initial_state(batch, like)`: the state to start with, on `like`'s device, of its type."""
     def __call__(self, x: Tensor, h: Any, before: Any, /) -> Any: ...
 
-# %% ../nbs/37_sequence_newton.ipynb #b9bfa384
+# %% ../nbs/37_sequence_newton.ipynb #35669edc
 _substituting = threading.RLock()        # functional_call changes the module while it runs
 
 def _direct(function, *args): return function(*args)
@@ -102,9 +105,16 @@ class Step:
     ) -> 'Blocks | None':
         "The Jacobians as the cell itself knows them; None where it does not."
         known = getattr(self.cell, 'jacobian', None)
-        if known is None or self.block < self.size or self.weights is not None: return None
+        if known is None or self.weights is not None: return None
         now, past = self.within(known, x, self.packing.nest(h), self.packing.nest(before))
-        return Blocks(None if now is None else now[:, None].to(h.dtype), past[:, None].to(h.dtype))
+        shape = len(h), self.size//self.block, self.block, self.block
+        def blocks(m): return m.to(h.dtype).view(shape)
+        return Blocks(None if now is None else blocks(now), blocks(past))
+
+    def for_solving(self) -> 'Step':
+        "The same step, quicker if the cell knows how; for as long as its weights do not change."
+        quicker = getattr(self.cell, 'for_solving', None)
+        return self if quicker is None else replace(self, cell=self.within(quicker))
 
     def parameters(self) -> dict[str, Tensor]:
         "The parameters of the cell, if it is a module, by name."
@@ -118,7 +128,7 @@ class Step:
         same = all(mine.get(name) is weight for name, weight in weights.items())
         return self if same else replace(self, weights=weights)
 
-# %% ../nbs/37_sequence_newton.ipynb #3f21a13b
+# %% ../nbs/37_sequence_newton.ipynb #6a6bdfc0
 class Blocks(NamedTuple):
     "The Jacobians of n tokens: D/k blocks of k × k for each."
     now: Tensor | None       # (n, D/k, k, k): ∂f/∂h; None: 0
@@ -140,7 +150,7 @@ def step_all(
     "f(x_t, h_t, h_{t−1}) for all steps at once, (T, B, D)."
     return step(x.flatten(0, 1), h.flatten(0, 1), previous(h, h0).flatten(0, 1)).view_as(h)
 
-# %% ../nbs/37_sequence_newton.ipynb #29c8a0fd
+# %% ../nbs/37_sequence_newton.ipynb #9445934a
 def _groups(m, k): return m.reshape(len(m), k, -1)                   # (n, D) → (n, k, D/k)
 
 def _needing_gradient(t): return t if t.requires_grad else t.detach().requires_grad_()
@@ -175,21 +185,22 @@ def columns(
 ) -> tuple[Tensor, Blocks]:
     "f (n, D) and its blocks, column by column in forward mode."
     def f(h, before): return step(x, h, before)
-    def column(j, of):
-        tangents = torch.zeros_like(h), torch.zeros_like(before)
-        _groups(tangents[of], step.block)[:, j] = 1
-        if step.explicit: return jvp(lambda before: f(h, before), (before,), tangents[1:])
-        return jvp(f, (h, before), tangents)
+    def g(before): return step(x, h, before)
     value, parts = h, []
     for of in ((1,) if step.explicit else (0, 1)):
         found = []
         for j in range(step.block):
-            value, tangent = column(j, of)
+            along = torch.zeros_like(h)
+            _groups(along, step.block)[:, j] = 1
+            if step.explicit: value, tangent = jvp(g, (before,), (along,))
+            else:
+                still = torch.zeros_like(h)
+                value, tangent = jvp(f, (h, before), (still, along) if of else (along, still))
             found.append(_groups(tangent, step.block))
         parts.append(torch.stack(found, 2).permute(0, 3, 1, 2))
     return value, Blocks(None if step.explicit else parts[0], parts[-1])
 
-# %% ../nbs/37_sequence_newton.ipynb #7f9696cb
+# %% ../nbs/37_sequence_newton.ipynb #aee74b48
 class Linearised(NamedTuple):
     "f along a whole sequence, and its Jacobians, or what is to stand for them."
     value: Tensor            # (T, B, D): f(x_t, h_t, h_{t−1})
@@ -218,7 +229,7 @@ def full_jacobian(
     now, past = (None if m is None else m.reshape(len(h), -1, *m.shape[2:]) for m in blocks)
     return Linearised(value.view_as(h), now, past)
 
-# %% ../nbs/37_sequence_newton.ipynb #6400e71c
+# %% ../nbs/37_sequence_newton.ipynb #0537b03b
 @torch.no_grad()
 def diagonal_jacobian(
     step:Step,
@@ -261,7 +272,7 @@ def unit_jacobian(
     ones = h.new_ones(()).expand(len(h), h[0].numel(), 1, 1)
     return Linearised(step_all(step, x, h, h0), None, ones)
 
-# %% ../nbs/37_sequence_newton.ipynb #ff713fc8
+# %% ../nbs/37_sequence_newton.ipynb #46051108
 def units(h:Tensor, k:int) -> Tensor:
     "(T, B, D) → (T, B·D/k, k): the numbers of one unit side by side."
     T, B, D = h.shape
@@ -301,7 +312,7 @@ def resolvent_times(
     eye = torch.eye(now.shape[-1], dtype=now.dtype, device=now.device)
     return torch.linalg.solve_ex(eye - now, X)[0]
 
-# %% ../nbs/37_sequence_newton.ipynb #34734e0a
+# %% ../nbs/37_sequence_newton.ipynb #3784cbf0
 def _adjoint_piece(g, after, lin, k):
     "λ of a piece of steps, given what comes from the steps `after`; what goes on to those before."
     B, past = g.shape[1], lin.past
@@ -331,7 +342,7 @@ def adjoint(
         found.append(lam)
     return found[0] if len(found) == 1 else torch.cat(found[::-1]), after
 
-# %% ../nbs/37_sequence_newton.ipynb #b582efc7
+# %% ../nbs/37_sequence_newton.ipynb #6195a351
 def _closed_over(value, known):
     "The leaves in the graph of `value` beside those tensors that are `known`."
     nodes, variables = {t.grad_fn for t in known} | {None}, {id(t) for t in known}
@@ -353,7 +364,7 @@ class _Call:
     names: tuple[str, ...]       # of the weights
     closed: bool                 # the cell closes over tensors that want a gradient
 
-# %% ../nbs/37_sequence_newton.ipynb #f2350833
+# %% ../nbs/37_sequence_newton.ipynb #246f6848
 class _SequenceAdjoint(torch.autograd.Function):
     "Value: the states. Gradient: λ of @eq-lambda of chapter 10, for f there; B₁ᵀλ₁ for h0."
     @staticmethod
@@ -379,7 +390,7 @@ _CLOSED = ('second derivatives through EquilibriumRNN reach x, h_0 and the param
            'that is an nn.Module; this cell closes over other tensors that want a gradient: '
            'make them its parameters')
 
-# %% ../nbs/37_sequence_newton.ipynb #780e461c
+# %% ../nbs/37_sequence_newton.ipynb #1cdce2ff
 def recorded_adjoint(
     step:Step,
     g:Tensor,                        # (T, B, D)
@@ -417,7 +428,7 @@ def attach_gradient(
     call = _Call(step, chunk, tuple(weights), bool(closed))
     return _SequenceAdjoint.apply(h, value, h0, x, call, *weights.values(), *closed)
 
-# %% ../nbs/37_sequence_newton.ipynb #546a3213
+# %% ../nbs/37_sequence_newton.ipynb #d5840b16
 def correction(
     lin:Linearised,
     r:Tensor,             # (T, B, D): f(x_t, h_t, h_{t−1}) − h_t
@@ -445,7 +456,7 @@ def _residuals(value, r, how):
     if how.atol > 0: done = done | (absolute <= how.atol)
     return relative.view(r.shape[:2]).amax(0), done.view(r.shape[:2]).all(0)
 
-# %% ../nbs/37_sequence_newton.ipynb #d8c30f8b
+# %% ../nbs/37_sequence_newton.ipynb #91642627
 @torch.no_grad()
 def newton_over_time(
     step:Step,
@@ -479,7 +490,7 @@ def newton_over_time(
     status = torch.where(met, int(Status.CONVERGED), failed)
     return Solution(best, met, iterations, smallest, i, status)
 
-# %% ../nbs/37_sequence_newton.ipynb #3ad2c32b
+# %% ../nbs/37_sequence_newton.ipynb #7be1ac41
 @torch.no_grad()
 def growth_rate(
     step:Step,
@@ -498,7 +509,7 @@ def growth_rate(
         total, v = total + size.log(), (v/size[:, None]).view(-1, step.block, 1)
     return total/len(x)
 
-# %% ../nbs/37_sequence_newton.ipynb #8a3ab4ad
+# %% ../nbs/37_sequence_newton.ipynb #d1683e00
 def _wave(like, frequency):
     "Numbers within ±1 that are nobody's special case, without drawing any from the generator."
     at = torch.arange(like.numel(), dtype=torch.float32, device=like.device)
@@ -523,7 +534,7 @@ def check_claims(
         slack = max(1e-3, 8*torch.finfo(wanted.dtype).eps)
         atol = slack*wanted.abs().max().item()
         if torch.allclose(wanted, claimed, rtol=slack, atol=atol): continue
-        if getattr(step.cell, 'jacobian', None) is not None and step.block == step.size:
+        if getattr(step.cell, 'jacobian', None) is not None:
             raise ValueError('cell.jacobian(x, h, before) does not return the Jacobians '
                              '(∂f/∂h_t or None, ∂f/∂h_{t−1}) of cell(x, h, before)')
         says = f'coupling={getattr(step.cell, "coupling", None)}, explicit={step.explicit}'

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 # %% ../nbs/01_solvers.ipynb #180fbecb
-from .fixed_point import (Packing, Solution, at_least_float32, check_choice, check_number, check_positive, report,
+from .fixed_point import (Packing, Solution, at_least_float32, check_choice, check_number,
+    check_positive, report,
                                   row_norm)
 from .loop import Injections, Point, Residual, Solver, eager, iterate, keep_autocast
 from .derivatives import arnoldi, jacobian, jvp
@@ -32,7 +33,8 @@ class Picard:
         "Nothing to remember."
         return ()
 
-    def step(self, g:Callable[[Tensor], Tensor], at:Point, state:tuple[()]) -> tuple[Tensor, tuple[()]]:
+    def step(self, g:Callable[[Tensor], Tensor], at:Point, state:tuple[()]) -> tuple[Tensor,
+            tuple[()]]:
         "The next point (B, N)."
         return at.fz if self.damping == 1 else torch.add(at.z, at.r, alpha=self.damping), state
 
@@ -48,12 +50,13 @@ class AndersonState(NamedTuple):
 
 @dataclass(frozen=True)
 class Anderson:
-    """Anderson acceleration, type II (the residual is what is minimised), per sample (Anderson 1965; Walker & Ni 2011): @eq-anderson, @eq-ridge of chapter 01.
+    """Anderson acceleration, type II (the residual is what is minimised), per sample (Anderson
+    1965; Walker & Ni 2011): @eq-anderson, @eq-ridge of chapter 01.
 
     Needs 2·`memory` states."""
-    memory: int = 5         # differences kept
-    damping: float = 1.     # in (0, 1]; 1: undamped
-    ridge: float = 1e-6     # relative to each diagonal entry of the Gram matrix: needs no tuning to a problem's scale
+    memory: int = 5       # differences kept
+    damping: float = 1.   # in (0, 1]; 1: undamped
+    ridge: float = 1e-6  # relative to each diagonal entry of the Gram matrix
 
     def __post_init__(self):
         check_positive('memory', self.memory, integer=True)
@@ -64,31 +67,34 @@ class Anderson:
         "Empty rings."
         high = at_least_float32(at.z.dtype)
         B, N = at.z.shape
-        R, F = torch.empty(2, B, self.memory, N, dtype=high, device=at.z.device)
-        gram = R.new_empty(B, self.memory, self.memory)
-        return AndersonState(R, F, gram, at.r.to(high), at.fz.to(high), 0)
+        r = at.r.to(high)
+        R, F = r.new_empty(B, self.memory, N), r.new_empty(B, self.memory, N)
+        return AndersonState(R, F, r.new_empty(B, self.memory, self.memory), r, at.fz.to(high), 0)
 
-    def step(self, g:Callable[[Tensor], Tensor], at:Point, state:AndersonState) -> tuple[Tensor, AndersonState]:
+    def step(self, g:Callable[[Tensor], Tensor], at:Point, state:AndersonState) -> tuple[Tensor,
+            AndersonState]:
         "The next point (B, N)."
         dtype = at.z.dtype
         high = at_least_float32(dtype)
         fz, r = at.fz.to(high), at.r.to(high)
-        after = state._replace(r=r, fz=fz, count=state.count + 1)
+        after = AndersonState(state.R, state.F, state.gram, r, fz, state.count + 1)
         if state.count == 0: return at.fz if self.damping == 1 else at.z + self.damping*at.r, after
-        i = (state.count - 1) % self.memory                                    # where the newest differences go
+        i = (state.count - 1) % self.memory   # where the newest differences go
         n = min(state.count, self.memory)
         R, F, gram = state.R[:, :n], state.F[:, :n], state.gram[:, :n, :n]
         torch.sub(r, state.r, out=R[:, i])
         torch.sub(fz, state.fz, out=F[:, i])
-        products = torch.bmm(torch.stack((R[:, i], r), 1), R.transpose(1, 2))  # (B, 2, n): of Δr, and of r, with the ring
+        # (B, 2, n): of Δr, and of r, with the ring
+        products = torch.bmm(torch.stack((R[:, i], r), 1), R.transpose(1, 2))
         row = products[:, 0]
         row[:, i].mul_(1 + self.ridge).clamp_min_(torch.finfo(high).tiny)
         gram[:, i] = row
         gram[:, :, i] = row
-        gamma = torch.linalg.solve_ex(gram, products[:, 1, :, None])[0].mT     # (B, 1, n)
-        gamma = gamma.nan_to_num_(0., 0., 0.)                                  # products that overflow say nothing: Picard's step
+        gamma = torch.linalg.solve_ex(gram, products[:, 1, :, None])[0].mT   # (B, 1, n)
+        gamma = gamma.nan_to_num_(0., 0., 0.)  # products that overflow say nothing: Picard's step
         z = torch.baddbmm(fz[:, None], gamma, F, alpha=-1)[:, 0]
-        if self.damping < 1: z = z - (1 - self.damping)*torch.baddbmm(r[:, None], gamma, R, alpha=-1)[:, 0]
+        if self.damping < 1:
+            z = z - (1 - self.damping)*torch.baddbmm(r[:, None], gamma, R, alpha=-1)[:, 0]
         return z.to(dtype), after
 
 # %% ../nbs/01_solvers.ipynb #1edb7509
@@ -97,11 +103,11 @@ class Solve:
     """How to solve, checked once: what `solve`, `root`, `fixed_point`, layers and adjoints share.
 
     `ValueError`, `TypeError` naming a wrong argument."""
-    solver: Solver = Anderson()                                # such as Anderson() or Newton(), or your own
-    tol: float = 1e-5                                          # bound on the relative residual; a sample that meets either is done
-    atol: float = 0.                                           # bound on the residual's norm
-    max_iter: int = 100                                        # iterations at most
-    on_failure: Literal['warn', 'raise', 'ignore'] = 'warn'    # what to do about samples that failed
+    solver: Solver = Anderson()  # such as Anderson() or Newton(), or your own
+    tol: float = 1e-5  # bound on the relative residual; a sample that meets either is done
+    atol: float = 0.                                          # bound on the residual's norm
+    max_iter: int = 100                                       # iterations at most
+    on_failure: Literal['warn', 'raise', 'ignore'] = 'warn'   # what to do about samples that failed
 
     def __post_init__(self):
         check_positive('tol', self.tol, zero=True)
@@ -110,25 +116,27 @@ class Solve:
         check_choice('on_failure', self.on_failure, ('warn', 'raise', 'ignore'))
         methods = (getattr(self.solver, name, None) for name in ('init', 'step'))
         if isinstance(self.solver, type) or not all(map(callable, methods)):
-            raise TypeError('solver must be an object with methods init(at) and step(g, at, state), such as Anderson(); '
-                            f'got {self.solver!r}')
+            raise TypeError(
+                'solver must be an object with methods init(at) and step(g, at, state), '
+                f'such as Anderson(); got {self.solver!r}')
 
     @eager
     def __call__(
         self,
-        f:Callable[..., Any],        # f(z, *args): from a state to one of the same shapes
-        z0:Any,                      # the start: a tensor (B, …), or a nested tuple / list / dict of such
-        args:tuple=(),               # injections, each tensor (B, …), or (1, …) or () for what all samples share
+        f:Callable[..., Any],   # f(z, *args): from a state to one of the same shapes
+        z0:Any,  # the start: a tensor (B, …), or a nested tuple / list / dict of such
+        args:tuple=(),  # injections, each tensor (B, …), or (1, …) or () for what all samples share
         *,
-        root:bool=False,             # find f(z, *args) = 0 instead of z = f(z, *args)
-        trace:bool=False,            # keep the residuals of all iterations
-        check_every:int=1,           # iterations between looks at the residuals (each waits for the GPU, once)
-        what:str='solve',            # names the solve in messages
+        root:bool=False,     # find f(z, *args) = 0 instead of z = f(z, *args)
+        trace:bool=False,    # keep the residuals of all iterations
+        check_every:int=1,  # iterations between looks at the residuals
+        what:str='solve',    # names the solve in messages
     ) -> Solution:
         "Find z = f(z, *args), or f(z, *args) = 0, for every sample of the batch; no gradient."
         check_positive('check_every', check_every, integer=True)
         packing = Packing(z0)
-        sol = self.run(packing.flatten(keep_autocast(f)), packing.flat(z0, 'z0'), args, root=root, trace=trace, check_every=check_every)
+        sol = self.run(packing.flatten(keep_autocast(f)), packing.flat(z0, 'z0'), args, root=root,
+            trace=trace, check_every=check_every)
         sol.z = packing.nest(sol.z)
         report(sol, self.on_failure, what)
         return sol
@@ -144,7 +152,8 @@ class Solve:
         check_every:int=1,
     ) -> Solution:                             # of matrices
         "The same for a state that is a matrix, and silently."
-        if not z.is_floating_point(): raise TypeError(f'z0 must hold floating-point tensors; got {z.dtype}')
+        if not z.is_floating_point():
+            raise TypeError(f'z0 must hold floating-point tensors; got {z.dtype}')
         def equilibrium(z:Tensor, args:tuple) -> tuple[Tensor, Tensor]:
             fz = f(z, args)
             return fz, fz - z
@@ -152,34 +161,39 @@ class Solve:
             r = f(z, args)
             return z + r, r
         g = Residual(zero if root else equilibrium, Injections(args, len(z)))
-        # (tensors made in inference mode do not count their changes; its end undoes no_grad, which therefore comes after it)
+        # (tensors made in inference mode do not count their changes, so it ends here; its end
+        # undoes no_grad, which therefore comes after it)
         try:
-            with torch.inference_mode(False), torch.no_grad(), torch.autocast(z.device.type, enabled=False):
-                return iterate(g, z.detach().clone(), self.solver, self.tol, self.atol, self.max_iter, to_start=root, trace=trace,
+            with torch.inference_mode(False), torch.no_grad(), torch.autocast(z.device.type,
+                    enabled=False):
+                return iterate(g, z.detach().clone(), self.solver, self.tol, self.atol,
+                    self.max_iter, to_start=root, trace=trace,
                                check_every=check_every)
         except RuntimeError as e:
             if 'tracing tensor' not in str(e): raise
-            raise RuntimeError('a solve decides by numbers when it is done, so it cannot be traced (torch.func.linearize, make_fx): '
-                               'use torch.func.jvp or torch.func.vjp') from e
+            raise RuntimeError(
+                'a solve decides by numbers when it is done, so it cannot be traced '
+                '(torch.func.linearize, make_fx): use torch.func.jvp or torch.func.vjp') from e
 
 # %% ../nbs/01_solvers.ipynb #0f931394
 @eager
 def solve(
-    f:Callable[..., Any],                                    # f(z, *args): from a state to one of the same shapes
-    z0:Any,                                                  # the start: a tensor (B, …), or a nested tuple / list / dict of such
-    solver:Solver=Anderson(),                                # such as Anderson() or Newton(), or your own
-    tol:float=1e-5,                                          # bound on the relative residual ‖f(z) − z‖/‖f(z)‖
-    atol:float=0.,                                           # bound on ‖f(z) − z‖; a sample that meets either is done
-    max_iter:int=100,                                        # iterations at most, each (but Newton's) one evaluation of f
-    args:tuple=(),                                           # injections, each tensor (B, …), or (1, …) or () for what all share
-    on_failure:Literal['warn', 'raise', 'ignore']='warn',    # what to do about samples that failed
-    trace:bool=False,                                        # keep the residuals of all iterations
-    check_every:int=1,                                       # iterations between looks at the residuals
-    what:str='solve',                                        # names the solve in messages
+    f:Callable[..., Any],  # f(z, *args): from a state to one of the same shapes
+    z0:Any,  # the start: a tensor (B, …), or a nested tuple / list / dict of such
+    solver:Solver=Anderson(),  # such as Anderson() or Newton(), or your own
+    tol:float=1e-5,  # bound on the relative residual ‖f(z) − z‖/‖f(z)‖
+    atol:float=0.,  # bound on ‖f(z) − z‖; a sample that meets either is done
+    max_iter:int=100,  # iterations at most, each (but Newton's) one evaluation of f
+    args:tuple=(),  # injections, each tensor (B, …), or (1, …) or () for what all share
+    on_failure:Literal['warn', 'raise', 'ignore']='warn',   # what to do about samples that failed
+    trace:bool=False,                                       # keep the residuals of all iterations
+    check_every:int=1,  # iterations between looks at the residuals
+    what:str='solve',                                       # names the solve in messages
 ) -> Solution:
     """Find z = f(z, *args) for every sample of the batch; no gradient.
 
-    Samples that are done are left out of later evaluations where `args` are given. Warns, raises `ConvergenceError` or stays silent
+    Samples that are done are left out of later evaluations where `args` are given. Warns, raises
+    `ConvergenceError` or stays silent
     about samples that failed, by `on_failure`. `ValueError`, `TypeError` name a wrong argument."""
     how = Solve(solver, tol, atol, max_iter, on_failure)
     return how(f, z0, args, trace=trace, check_every=check_every, what=what)
@@ -194,7 +208,8 @@ class BroydenState(NamedTuple):
 
 @dataclass(frozen=True)
 class Broyden:
-    """Broyden's good method, per sample, with limited memory (Broyden 1965, as in Bai et al. 2019): @eq-broyden, @eq-broyden-steps of chapter 01.
+    """Broyden's good method, per sample, with limited memory (Broyden 1965, as in Bai et al. 2019):
+    @eq-broyden, @eq-broyden-steps of chapter 01.
 
     Needs up to `memory` states, allocated as needed."""
     memory: int = 20      # steps kept before it begins afresh
@@ -212,7 +227,8 @@ class Broyden:
         S[:, 0] = r
         return BroydenState(S, r.new_zeros(len(r), n, n), r, 1)
 
-    def step(self, g:Callable[[Tensor], Tensor], at:Point, state:BroydenState) -> tuple[Tensor, BroydenState]:
+    def step(self, g:Callable[[Tensor], Tensor], at:Point, state:BroydenState) -> tuple[Tensor,
+            BroydenState]:
         "The next point (B, N)."
         r = at.r.to(at_least_float32(at.r.dtype))
         if state.count in (0, self.memory): return at.z + at.r, self.afresh(r)
@@ -220,7 +236,7 @@ class Broyden:
         c = self.weights(r, state)
         w = torch.baddbmm(r[:, None], c[:, None, :-1], S[:, 1:n])[:, 0] if n > 1 else r
         scale = 1 - c[:, -1:]
-        s = w/torch.where(scale.abs() < 1e-6, 1., scale)                         # a singular update is damped
+        s = w/torch.where(scale.abs() < 1e-6, 1., scale)   # a singular update is damped
         if n == S.shape[1]:
             more = min(n, self.memory - n)
             S = torch.cat((S, torch.empty_like(S[:, :more])), 1)
@@ -232,11 +248,12 @@ class Broyden:
         "The weights c (B, n) of @eq-broyden-steps, after adding the newest row to its system."
         n = state.count
         S, T = state.S[:, :n], state.T[:, :n, :n]
-        products = torch.bmm(torch.stack((state.s, r), 1), S.transpose(1, 2))    # (B, 2, n): of the newest step, and of r, with all steps
+        # (B, 2, n): of the newest step, and of r, with all steps
+        products = torch.bmm(torch.stack((state.s, r), 1), S.transpose(1, 2))
         torch.neg(products[:, 0, 1:], out=T[:, n-1, :n-1])
         torch.clamp_min(products[:, 0, n-1], torch.finfo(r.dtype).tiny, out=T[:, n-1, n-1])
         c = torch.linalg.solve_triangular(T, products[:, 1, :, None], upper=False)[..., 0]
-        return c.nan_to_num_(0., 0., 0.)                                         # as for `Anderson`: products may overflow
+        return c.nan_to_num_(0., 0., 0.)   # as for `Anderson`: products may overflow
 
 # %% ../nbs/01_solvers.ipynb #352d0419
 def newton_step(
@@ -267,7 +284,8 @@ def dogleg(
     within = radius[:, None]
     down, q = times(J.mT, r)/d, d*newton
     steep = row_norm(down)[:, None].clamp_min(tiny)
-    cauchy = -down*(steep/row_norm(times(J, down/d))[:, None].clamp_min(tiny))**2       # the lowest point along steepest descent
+    # the lowest point along steepest descent
+    cauchy = -down*(steep/row_norm(times(J, down/d))[:, None].clamp_min(tiny))**2
     turn = q - cauchy
     a, b, c = dot(cauchy, cauchy), dot(turn, turn), dot(cauchy, turn)
     bend = (-c + (c**2 + b*(within**2 - a)).clamp_min(0).sqrt())/b.clamp_min(tiny)
@@ -276,7 +294,8 @@ def dogleg(
 
 # %% ../nbs/01_solvers.ipynb #f34dc701
 class NewtonState(NamedTuple):
-    "What `Newton` knows at the last point that it accepted, and of the trial that it made from there."
+    """What `Newton` knows at the last point that it accepted, and of the trial that it made from
+    there."""
     z: Tensor            # (B, N) the point
     r: Tensor            # (B, N) the residual
     size: Tensor         # (B,) its norm
@@ -291,25 +310,31 @@ class NewtonState(NamedTuple):
 
 @dataclass(frozen=True)
 class Newton:
-    """Newton's method with a dense Jacobian for each sample and a dogleg trust region (MINPACK's hybr: Moré, Garbow, Hillstrom 1980), batched.
+    """Newton's method with a dense Jacobian for each sample and a dogleg trust region (MINPACK's
+    hybr: Moré, Garbow, Hillstrom 1980), batched.
 
-    Needs a (B, N, N) Jacobian, by `torch.func` in forward mode: for small states. Counts N evaluations for each Jacobian. A sample whose region shrinks to a point is `STALLED`."""
-    controls_step: ClassVar[bool] = True                              # the loop leaves it to us to take back bad points
+    Needs a (B, N, N) Jacobian, by `torch.func` in forward mode: for small states. Counts N
+    evaluations for each Jacobian. A sample whose region shrinks to a point is `STALLED`."""
+    controls_step: ClassVar[bool] = True   # the loop leaves it to us to take back bad points
 
     def init(self, at:Point) -> NewtonState:
         "Nothing known yet."
         r = at.r.to(at_least_float32(at.r.dtype))
         size = row_norm(r)
         none = torch.zeros_like(size)
-        return NewtonState(at.z, r, size, r.new_zeros(*r.shape, r.shape[1]), r, torch.zeros_like(r), none, none, none, none.bool(), False)
+        return NewtonState(at.z, r, size, r.new_zeros(*r.shape, r.shape[1]), r,
+            torch.zeros_like(r), none, none, none, none.bool(), False)
 
     def step(self, g:Residual, at:Point, state:NewtonState) -> tuple[Tensor, NewtonState]:
         "The next trial point (B, N)."
-        s, accept = self.judge(at, state) if state.begun else (state, torch.ones_like(state.stalled))
+        s, accept = self.judge(at, state) if state.begun else (state,
+            torch.ones_like(state.stalled))
         if bool(accept.any()):
             J = jacobian(g, s.z).to(s.r.dtype)
-            g.count += at.z.shape[1] - 1                              # N derivatives, each about one evaluation; the call itself counted one
-            s = s._replace(J=J, newton=newton_step(J, s.r), scale=torch.maximum(s.scale, J.norm(dim=1)))
+            # N derivatives, each about one evaluation; the call itself counted one
+            g.count += at.z.shape[1] - 1
+            s = s._replace(J=J, newton=newton_step(J, s.r),
+                scale=torch.maximum(s.scale, J.norm(dim=1)))
         d = torch.where(s.scale > 0, s.scale, 1.)
         if not state.begun:
             size = row_norm(d*s.z)
@@ -321,7 +346,9 @@ class Newton:
         return s.z + p.to(s.z.dtype), s
 
     def judge(self, at:Point, s:NewtonState) -> tuple[NewtonState, Tensor]:
-        "What is known after the trial point `at`, and which samples accept it; their regions of trust adapted."
+        """What is known after the trial point `at`, and which samples accept it.
+
+        Their regions of trust adapted."""
         size = row_norm(at.r)
         actual = 1 - (size/s.size)**2
         ratio = torch.where(torch.isfinite(size) & (s.predicted > 0), actual/s.predicted, -1.)
@@ -332,23 +359,24 @@ class Newton:
         r = torch.where(accept[:, None], at.r.to(s.r.dtype), s.r)
         d = torch.where(s.scale > 0, s.scale, 1.)
         stalled = radius <= torch.finfo(at.r.dtype).eps*row_norm(d*at.z)
-        return s._replace(z=z, r=r, size=torch.where(accept, size, s.size), radius=radius, stalled=stalled), accept
+        return s._replace(z=z, r=r, size=torch.where(accept, size, s.size), radius=radius,
+            stalled=stalled), accept
 
 # %% ../nbs/01_solvers.ipynb #7e23d7c3
 @eager
 def root(
-    g:Callable[..., Any],                                    # g(z, *args): from a state to one of the same shapes
-    z0:Any,                                                  # the start: a tensor (B, …), or a nested tuple / list / dict of such
-    solver:Solver=Newton(),                                  # such as Newton() or NewtonKrylov(), or your own
-    tol:float=1e-8,                                          # bound on ‖g(z)‖/‖g(z0)‖
-    atol:float=0.,                                           # bound on ‖g(z)‖ (give it where z0 may already be a root)
-    max_iter:int=100,                                        # iterations at most
-    args:tuple=(),                                           # injections, as for `solve`
-    on_failure:Literal['warn', 'raise', 'ignore']='warn',    # what to do about samples that failed
-    trace:bool=False,                                        # keep the residuals of all iterations
-    check_every:int=1,                                       # iterations between looks at the residuals
-    what:str='root',                                         # names the solve in messages
-) -> Solution:                                               # `residual` is ‖g(z)‖/‖g(z0)‖
+    g:Callable[..., Any],  # g(z, *args): from a state to one of the same shapes
+    z0:Any,  # the start: a tensor (B, …), or a nested tuple / list / dict of such
+    solver:Solver=Newton(),  # such as Newton() or NewtonKrylov(), or your own
+    tol:float=1e-8,                                         # bound on ‖g(z)‖/‖g(z0)‖
+    atol:float=0.,  # bound on ‖g(z)‖ (give it where z0 may already be a root)
+    max_iter:int=100,                                       # iterations at most
+    args:tuple=(),                                          # injections, as for `solve`
+    on_failure:Literal['warn', 'raise', 'ignore']='warn',   # what to do about samples that failed
+    trace:bool=False,                                       # keep the residuals of all iterations
+    check_every:int=1,  # iterations between looks at the residuals
+    what:str='root',                                        # names the solve in messages
+) -> Solution:                                              # `residual` is ‖g(z)‖/‖g(z0)‖
     "Find g(z, *args) = 0 for every sample of the batch; no gradient. Else as `solve`."
     how = Solve(solver, tol, atol, max_iter, on_failure)
     return how(g, z0, args, root=True, trace=trace, check_every=check_every, what=what)
@@ -362,7 +390,9 @@ def gmres(
     cycles:int,                      # cycles at most
     wanted:Tensor,                   # (B,) bool: whose solution matters
 ) -> Tensor:                         # (B, N)
-    "x with ‖Ax − b‖ ≤ tol‖b‖ for each sample, or the best after all cycles; 0 for the rest (Saad, Schultz 1986)."
+    """x with ‖Ax − b‖ ≤ tol‖b‖ for each sample, or the best after all cycles.
+
+    0 for the rest (Saad, Schultz 1986)."""
     size = row_norm(b)
     x, rest = torch.zeros_like(b), b
     wanted = wanted & (size > 0) & (size < torch.inf)
@@ -375,7 +405,8 @@ def gmres(
             e[:, 0, 0] = unit
             y = least_squares(H, e)
             small = (e - H @ y).mT
-            open_ = wanted & (row_norm(small[:, 0]) > tol*size)          # (False for NaN: nothing more is to be had there)
+            # (False for NaN: nothing more is to be had there)
+            open_ = wanted & (row_norm(small[:, 0]) > tol*size)
             if not torch.equal(open_, wanted):
                 x = torch.where((wanted & ~open_)[:, None], x + (y.mT @ V[:, :-1])[:, 0], x)
                 wanted = open_
@@ -399,7 +430,8 @@ def least_squares(
 
 # %% ../nbs/01_solvers.ipynb #200c4429
 class NewtonKrylovState(NamedTuple):
-    "What `NewtonKrylov` knows at the last point that it accepted, and of the trial that it made from there."
+    """What `NewtonKrylov` knows at the last point that it accepted, and of the trial that it
+    made from there."""
     z: Tensor          # (B, N) the point
     r: Tensor          # (B, N) the residual
     size: Tensor       # (B,) its norm
@@ -410,7 +442,8 @@ class NewtonKrylovState(NamedTuple):
 
 @dataclass(frozen=True)
 class NewtonKrylov:
-    """Newton's method whose steps are found by GMRES from Jacobian-vector products, with a backtracking line search (Knoll, Keyes 2004).
+    """Newton's method whose steps are found by GMRES from Jacobian-vector products, with a
+    backtracking line search (Knoll, Keyes 2004).
 
     Each product is a forward-mode derivative and counts as an evaluation."""
     restart: int = 20                       # products before GMRES starts again, and states kept
@@ -428,22 +461,22 @@ class NewtonKrylov:
         r = at.r.to(at_least_float32(at.r.dtype))
         size = row_norm(r)
         one = torch.ones_like(size)
-        return NewtonKrylovState(at.z, r, size, torch.zeros_like(r), one, torch.zeros_like(one).bool(), False)
+        return NewtonKrylovState(at.z, r, size, torch.zeros_like(r), one,
+            torch.zeros_like(one).bool(), False)
 
-    def step(self, g:Callable[[Tensor], Tensor], at:Point, state:NewtonKrylovState) -> tuple[Tensor, NewtonKrylovState]:
+    def step(self, g:Callable[[Tensor], Tensor], at:Point,
+            state:NewtonKrylovState) -> tuple[Tensor, NewtonKrylovState]:
         "The next trial point (B, N)."
         s, size = state, row_norm(at.r)
         accept = torch.isfinite(size)
-        if s.begun: accept = size <= (1 - 1e-4*s.t)*s.size                               # False for NaN
+        if s.begun: accept = size <= (1 - 1e-4*s.t)*s.size   # False for NaN
         z = torch.where(accept[:, None], at.z, s.z)
         r = torch.where(accept[:, None], at.r.to(s.r.dtype), s.r)
         t = torch.where(accept, 1., s.t/2)
         p = s.p
         if bool(accept.any()):
             def A(v): return jvp(g, (z,), (v.to(z.dtype),))[1].to(r.dtype)
-            p = torch.where(accept[:, None], gmres(A, -r, self.forcing, self.restart, self.cycles, accept), p)
+            p = torch.where(accept[:, None], gmres(A, -r, self.forcing, self.restart, self.cycles,
+                accept), p)
         s = NewtonKrylovState(z, r, torch.where(accept, size, s.size), p, t, t < 1e-6, True)
         return z + (t[:, None]*p).to(z.dtype), s
-
-# %% ../nbs/01_solvers.ipynb #986ffeb9
-def _check_solve(solver, tol, atol, max_iter, on_failure): Solve(solver, tol, atol, max_iter, on_failure)     # until other chapters keep a `Solve`

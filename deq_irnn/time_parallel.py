@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['arrivals', 'time_parallel', 'in_time_parallel', 'arriving']
 
-# %% ../nbs/34_time_parallel.ipynb #f198c29e
+# %% ../nbs/34_time_parallel.ipynb #b20c26ee
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,10 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# %% ../nbs/34_time_parallel.ipynb #e28add69
+# %% ../nbs/34_time_parallel.ipynb #af229124
 from .isometry import Transition
 
-# %% ../nbs/34_time_parallel.ipynb #e92f5b5c
+# %% ../nbs/34_time_parallel.ipynb #9f3d4305
 def arrivals(
     transition:Transition,       # whose `apply_summary` is used
     summaries:Sequence[Tensor],  # of the P chunks, `transition.summary(chunk)` each
@@ -31,14 +31,14 @@ def arrivals(
         states.append(transition.apply_summary(summary, states[-1]) + end)
     return torch.stack(states)
 
-# %% ../nbs/34_time_parallel.ipynb #93f74865
+# %% ../nbs/34_time_parallel.ipynb #22d3213c
 def _all(row: Tensor, group: Any) -> Tensor:
     "`row` of every process of the group, stacked: the one collective."
     rows = [torch.empty_like(row) for _ in range(dist.get_world_size(group))]
     dist.all_gather(rows, row.contiguous(), group=group)
     return torch.stack(rows)
 
-# %% ../nbs/34_time_parallel.ipynb #20868eed
+# %% ../nbs/34_time_parallel.ipynb #b8749cac
 class _Arriving(torch.autograd.Function):
     "The state that arrives at this process's chunk: one collective forward, one backward."
     @staticmethod
@@ -61,24 +61,27 @@ class _Arriving(torch.autograd.Function):
             doors = arrivals(ctx.transition, summaries.unbind(), ends.unbind(), h0)[:-1]
             wanted = [t for t in (*leaves, *weights) if t.requires_grad]
             found = torch.autograd.grad(doors, wanted, _all(g, ctx.group), allow_unused=True)
-        gradient = {id(t): f for t, f in zip(wanted, found)}
-        def mine(t): return None if gradient.get(id(t)) is None else gradient[id(t)][ctx.rank]
-        def first(t): return gradient.get(id(t)) if ctx.rank == 0 else None
+        gradient = {id(t): f for t, f in zip(wanted, found) if f is not None}
+        def mine(t): return gradient[id(t)][ctx.rank] if id(t) in gradient else None
+        def first(t):
+            if id(t) not in gradient: return None
+            return gradient[id(t)] if ctx.rank == 0 else torch.zeros_like(t)
         return None, None, mine(ends), mine(summaries), first(h0), *map(first, weights)
 
-# %% ../nbs/34_time_parallel.ipynb #183e977a
+# %% ../nbs/34_time_parallel.ipynb #35f6288b
 _TIME: ContextVar[tuple] = ContextVar('time_parallel', default=())       # (group,) within time_parallel
 
 @contextmanager
 def time_parallel(
-    group:Any=None,  # of torch.distributed; None: all processes (it is not kept: a graph would keep it alive after its end)
+    group:Any=None,  # of torch.distributed; None: all processes
 ) -> Iterator[None]:
-    """Within it, `IsometricRNN` and `RootIRNN` take their input as one chunk of a sequence that is spread over the processes of `group`,
-    in the order of their ranks.
+    """Within it, `IsometricRNN` and `RootIRNN` take their input as one chunk of a sequence that is spread
+    over the processes of `group`, in the order of their ranks.
 
-    Each process gets the outputs and the final state of its own chunk, and its part of every gradient: their sum over the processes is the
-    gradient of one process with all. `h_0` is that of the whole sequence, the same on all. Every process must run backward through its outputs,
-    with a zero gradient if need be; first derivatives only. Raises `RuntimeError` if torch.distributed is not initialised."""
+    Each process gets the outputs and the final state of its own chunk, and its part of every gradient:
+    their sum over the processes is the gradient of one process with all. `h_0` is that of the whole
+    sequence, the same on all. Every process must run backward through its outputs, with a zero gradient if
+    need be; first derivatives only. Raises `RuntimeError` if torch.distributed is not initialised."""
     if not dist.is_initialized():
         raise RuntimeError('time_parallel needs torch.distributed: start with torchrun, '
                            'and call torch.distributed.init_process_group first')

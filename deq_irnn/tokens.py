@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Tiles', 'Rest', 'Block', 'solve_block', 'TokenEquation', 'solve_tokens', 'token_equilibrium']
 
-# %% ../nbs/33_tokens.ipynb #88d221a4
+# %% ../nbs/33_tokens.ipynb #135492c4
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Literal
 
 import torch
 from torch import Tensor
 
-# %% ../nbs/33_tokens.ipynb #1dff4788
+# %% ../nbs/33_tokens.ipynb #cb54669a
 from .fixed_point import Solution, Status, at_least_float32, check_choice, check_positive, report
 from .fixed_point import row_norm, wide_row_norm
 from .loop import eager
@@ -22,13 +22,13 @@ from .implicit import Implicit, equilibrium
 from .wellposed import reflect
 from .irnn import Activation
 
-# %% ../nbs/33_tokens.ipynb #5528b413
+# %% ../nbs/33_tokens.ipynb #e8463f05
 @dataclass(frozen=True)
 class Tiles:
     "The reflected iteration on tiles of tokens: how the work is laid out. Changes the speed, not the answer."
     size: int = 65536                       # numbers per tile on the CPU: one tile stays in the cache
-    first: int = 9                          # iterations of every tile; what is left of all tiles is pooled then
-    kernel: bool | Literal['auto'] = 'auto' # chapter 35's: on a GPU | always (the CPU: Triton's interpreter) | never
+    first: int = 9                          # iterations of every tile; the stragglers of all are pooled then
+    kernel: bool | Literal['auto'] = 'auto' # room 35's, on a GPU; True: everywhere (tests)
 
     def __post_init__(self):
         check_positive('size', self.size, integer=True)
@@ -41,7 +41,7 @@ class Tiles:
         "How many tokens a tile of `s` has: all of them on a GPU."
         return max(1, len(s) if s.is_cuda else self.size//max(1, s.shape[1]))
 
-# %% ../nbs/33_tokens.ipynb #08a092a4
+# %% ../nbs/33_tokens.ipynb #6ba359f6
 @dataclass
 class Rest:
     "How n tokens came to rest, one row each."
@@ -56,7 +56,8 @@ class Rest:
     ) -> 'Rest':
         "Room for what will be known of the tokens `s`."
         n, high = len(s), at_least_float32(s.dtype)
-        return cls(s, s.new_zeros(n, dtype=torch.long), s.new_empty(n, dtype=high), s.new_empty(n, dtype=high))
+        gap, size = s.new_empty(2, n, dtype=high)
+        return cls(s, s.new_zeros(n, dtype=torch.long), gap, size)
 
     def put(self,
         rows:slice | Tensor,  # which tokens `part` is about
@@ -80,7 +81,7 @@ class Rest:
         "The largest gap with which a token counts as done: tol·size or atol."
         return (how.tol*self.size).clamp_min(how.atol)
 
-# %% ../nbs/33_tokens.ipynb #68684595
+# %% ../nbs/33_tokens.ipynb #558696ff
 def _sizes(
     w:Tensor,       # (n, d), whose size says whether quick norms will do
     *others:Tensor, # (n, d) each, not larger by orders of magnitude
@@ -95,10 +96,14 @@ def _sizes(
         for size, x in zip(sizes, (w, *others)): size[odd] = wide_row_norm(x[odd]).to(size.dtype)
     return sizes
 
-# %% ../nbs/33_tokens.ipynb #627a9c13
+def _widest(x: Tensor) -> torch.dtype:
+    "float64, where the device has it."
+    return torch.float32 if x.device.type == 'mps' else torch.float64
+
+# %% ../nbs/33_tokens.ipynb #fda87199
 @dataclass(frozen=True)
 class Block:
-    "s = act(U s + p, *extra) for one block U of the matrix, and its reflected form w = 2 act(u) − u, u = w C + p V."
+    "s = act(U s + p, *extra) for one block U, and its reflected form w = 2 act(u) − u, u = w C + p V."
     act: Callable[..., Tensor]  # elementwise, slopes in [0, 1]
     U: Tensor                   # (d, d), its symmetric part below 1
     V: Tensor                   # (d, d)
@@ -120,9 +125,10 @@ class Block:
         extra:tuple[Tensor, ...],  # (n, d) each: what else `act` needs
     ) -> tuple[Tensor, Tensor]:
         "‖act(U s + p) − s‖, and the larger one of ‖act(U s + p)‖ and ‖s‖, so that their ratio is at most 2."
-        high = at_least_float32(s.dtype)
-        u = torch.addmm(p.to(high), s.to(high), self.U.mT.to(high))
-        fs = self.act(u, *extra)
+        high, wide = at_least_float32(s.dtype), _widest(s)
+        s = s.to(wide)
+        u = torch.addmm(p.to(wide), s, self.U.mT.to(wide))
+        fs = self.act(u, *(e.to(wide) for e in extra))
         size = torch.maximum(wide_row_norm(fs), wide_row_norm(s))
         return wide_row_norm(fs - s).to(high), size.to(high)
 
@@ -135,11 +141,11 @@ class Block:
         max_iter:int,              # iterations at most
         used:Tensor | None=None,   # (n,) iterations of each token before; with them no more than how.max_iter
     ) -> Rest:
-        "The reflected iteration of a tile. A token that is done does not change any more, whatever the others need."
+        "The reflected iteration of a tile. A token that is done changes no more, whatever the others need."
         slack = 4*torch.finfo(w.dtype).eps
         scale = 2/max(self.norm, 1.)                            # w moves twice as far as s
         tol, atol = scale*how.tol, scale*how.atol
-        out = rows = live = None                                # all; the numbers of those in the tile; who moves
+        out = rows = live = None                                # all tokens; those in the tile; who moves
         n = len(w)                                              # how many move
         for k in range(1, max_iter + 1):
             u = torch.addmm(q, w, self.C)
@@ -167,14 +173,14 @@ class Block:
             out.put(rows[done], found.take(done) if ends is not None else found)
             if end: break
             live = moving
-            if len(left) < .9*len(w):                           # few leave: they stay, frozen; else the tile shrinks
+            if len(left) < .9*len(w):                           # the tile shrinks; else they stay, frozen
                 rows, w, q, live = rows[left], w[left], q[left], None
                 extra = tuple(e[left] for e in extra)
                 used = None if used is None else used[left]
         assert out is not None                                  # max_iter is at least 1
         return out
 
-# %% ../nbs/33_tokens.ipynb #1eadd120
+# %% ../nbs/33_tokens.ipynb #b4882820
 def _find_kernel(
     tiles:Tiles,                # says whether it may be used
     act:Callable[..., Tensor],  # elementwise
@@ -213,7 +219,7 @@ def _first_pass(
         rest.put(t, block.iterate(start, q, e, how, min(tiles.first, how.max_iter)))
     return rest
 
-# %% ../nbs/33_tokens.ipynb #d5b03a59
+# %% ../nbs/33_tokens.ipynb #044e5379
 @torch.no_grad()
 def _judge(
     block:Block,
@@ -251,6 +257,7 @@ def _go_on(
         u = torch.addmm(q, now, block.U.mT)
         w, used = torch.lerp(u, now, 2.), rest.iterations[part]
         rest.put(part, block.iterate(w, q @ block.V, e, how, max_iter, used))
+        if dtype != rest.s.dtype: rest.gap[part] += torch.inf       # s was rounded: to be judged
 
 @torch.no_grad()
 def solve_block(
@@ -261,18 +268,17 @@ def solve_block(
     how:Solve,                 # tol, atol, max_iter
     tiles:Tiles=Tiles(),       # how the work is laid out
 ) -> Rest:
-    "All tokens of one block: the first pass, the stragglers, then what float32 cannot do in double precision."
+    "All tokens of one block: the first pass, the stragglers, then in float64 what float32 cannot do."
     rest = _first_pass(block, p, extra, s, how, tiles)
     tile, more = tiles.tokens(s), how.max_iter - tiles.first
-    best = s.dtype if s.device.type == 'mps' else torch.float64      # an MPS device has no other
-    for dtype in dict.fromkeys((s.dtype, best)):
+    for dtype in dict.fromkeys((s.dtype, _widest(s))):
         rows = _judge(block, p, extra, rest, how, tile)
         if not len(rows) or more < 1: return rest
         _go_on(block.to(dtype), p, extra, rest, rows, how, tile, more)
     _judge(block, p, extra, rest, how, tile)
     return rest
 
-# %% ../nbs/33_tokens.ipynb #8c260492
+# %% ../nbs/33_tokens.ipynb #20959149
 def _columns(
     x:Tensor,   # (N, D)
     heads:int,  # a divisor of D
@@ -294,9 +300,9 @@ def _norms(U: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class TokenEquation:
     "s = φ(U s + p) for N tokens: what is known of it, and how it is solved."
-    phi: Activation                  # its slopes in [0, 1]; in [−1, 1] where ‖U‖ < 1 and a solver of chapter 01 solves
-    norm_bound: float | None = None  # below 1: ‖U‖₂ is known not to exceed it; None: only the symmetric part of U is below 1
-    how: Solve = Solve()             # tol, atol, max_iter, on_failure; the solver, where `tiles` is None or cannot serve
+    phi: Activation                  # slopes in [0, 1]; in [−1, 1] with a `norm_bound` and no tiles
+    norm_bound: float | None = None  # of ‖U‖₂, below 1; None: only the symmetric part of U is below 1
+    how: Solve = Solve()             # its solver counts where `tiles` is None or cannot serve
     tiles: Tiles | None = Tiles()    # None: always `how.solver`
     what: str = 'tokens'             # how a failure names it
 
@@ -313,7 +319,8 @@ class TokenEquation:
         parts = zip(*(_columns(x, heads) for x in (s, p, *extra)))
         blocks = [Block(act, *matrices) for matrices in zip(U, *reflect(U), norms)]
         tiles = self.tiles or Tiles()
-        rests = [solve_block(block, q, tuple(e), z, self.how, tiles) for block, (z, q, *e) in zip(blocks, parts)]
+        rests = [solve_block(block, q, tuple(e), z, self.how, tiles)
+                 for block, (z, q, *e) in zip(blocks, parts)]
         solution = self.solution(s, rests)
         report(solution, self.how.on_failure, self.what + what)
         return solution
@@ -345,15 +352,16 @@ class TokenEquation:
         U:Tensor,  # (heads, d, d)
     ) -> Tensor:   # (N, D), ∂L/∂p
         "δ = φ′ ∘ (Uᵀ δ + g) of all tokens."
-        if self.phi.derivative is None: raise ValueError('the adjoint on tiles needs an Activation with a derivative')
-        return self.rest(torch.mul, g, U.mT, (self.phi.derivative(s),), ' adjoint').z
+        derivative = self.phi.derivative
+        if derivative is None: raise ValueError('the adjoint on tiles needs an Activation with a derivative')
+        return self.rest(torch.mul, g, U.mT, (derivative(s),), ' adjoint').z
 
     def differentiable(self,
         p:Tensor,   # (N, D)
         U:Tensor,   # (heads, d, d)
         s0:Tensor,  # (N, D), the start
     ) -> tuple[Tensor, Solution]:
-        "The same by a solver of chapter 01 and the gradient of chapter 02: any φ, any order, any transformation."
+        "The same by a solver and a gradient rule of chapters 01, 02: any φ, any order, any transformation."
         if self.norm_bound is not None:
             def f(s, p): return self.phi(_times(s, U.mT) + p)
             return equilibrium(f, s0, self.how, Implicit(), (p,), self.what)
@@ -379,8 +387,9 @@ class TokenEquation:
         found:Solution,  # of the reflected equation
     ) -> Solution:
         "What a solution of the reflected equation is worth as one of s = φ(U s + p)."
-        high = at_least_float32(s.dtype)
-        fs = self.phi(_times(s.to(high), U.mT.to(high)) + p.to(high))
+        known = self.phi.derivative is not None                 # else φ may hold weights, of this dtype
+        wide = _widest(s) if known else at_least_float32(s.dtype)
+        fs = self.phi(_times(s.to(wide), U.mT.to(wide)) + p.to(wide))
         size = torch.maximum(wide_row_norm(fs), wide_row_norm(s))
         rest = Rest(s, found.iterations, wide_row_norm(fs - s), size)
         solution = replace(self.solution(s, [rest]), n_eval=found.n_eval)
@@ -388,7 +397,7 @@ class TokenEquation:
         report(solution, self.how.on_failure, self.what)
         return solution
 
-# %% ../nbs/33_tokens.ipynb #bd4d5661
+# %% ../nbs/33_tokens.ipynb #731ce5ee
 class _Tokens(torch.autograd.Function):
     "All equilibria s = φ(U s + p), and the `Solution`."
     @staticmethod
@@ -422,18 +431,18 @@ def _general_gradients(ctx: Any, g: Tensor, graph: bool) -> list[Tensor | None]:
     p, U, s = ctx.saved_tensors
     needed = ctx.needs_input_grad[:2]
     with torch.enable_grad():
-        views = [t.view_as(t) if t.requires_grad else t for t in (p, U)]     # lest p, which may depend on U, lead there
+        views = [t.view_as(t) if t.requires_grad else t for t in (p, U)]     # lest p lead to U
         again = ctx.equation.differentiable(*views, s)[0]
         wanted = [v for v, n in zip(views, needed) if n]
         found = iter(torch.autograd.grad(again, wanted, g, create_graph=graph, allow_unused=True))
     return [next(found) if n else None for n in needed]
 
-# %% ../nbs/33_tokens.ipynb #1b0a1f01
+# %% ../nbs/33_tokens.ipynb #b6c660fe
 def solve_tokens(
     p:Tensor,                   # (N, D)
     U:Tensor,                   # (heads, D/heads, D/heads), the blocks of a block-diagonal matrix
     phi:Activation,             # slopes in [0, 1]
-    norm_bound:float | None=None,  # below 1: ‖U‖₂ is known not to exceed it; None: only the symmetric part of U is below 1
+    norm_bound:float | None=None,  # of ‖U‖₂, below 1; None: only the symmetric part of U is below 1
     how:Solve=Solve(tol=1e-4),  # tol, atol, max_iter, on_failure
     tiles:Tiles=Tiles(),        # how the work is laid out
     what:str='solve_tokens',    # how a failure names it
@@ -446,8 +455,8 @@ def token_equilibrium(
     p:Tensor,                   # (N, D), such as W x + b
     U:Tensor,                   # (heads, D/heads, D/heads), the blocks of a block-diagonal matrix
     phi:Activation,             # slopes in [0, 1]; in [−1, 1] with a `norm_bound` and a solver of chapter 01
-    norm_bound:float | None=None,  # below 1: ‖U‖₂ is known not to exceed it; None: only the symmetric part of U is below 1
-    how:Solve=Solve(tol=1e-4),  # of the forward and the adjoint solve; its solver counts where `tiles` is None or cannot serve
+    norm_bound:float | None=None,  # of ‖U‖₂, below 1; None: only the symmetric part of U is below 1
+    how:Solve=Solve(tol=1e-4),  # forward and adjoint; its solver counts where `tiles` is None or cannot serve
     tiles:Tiles | None=Tiles(), # the reflected iteration on tiles; None: `how.solver`
     what:str='token_equilibrium',  # how a failure names it
 ) -> tuple[Tensor, Solution]:   # (N, D), and how the solves went

@@ -245,7 +245,7 @@ TOKEN_INJECTIONS: dict[str, Callable[[int, int], DepthInjection]] = {
     'input': ReadInput, 'normed': ReadNormedTokens}
 
 class IncrementalTransformer(nn.Module):
-    """Transformer layers at rest, @eq-incremental: s_l = φ_l(s_l, u_l), h_l = R_l h_{l−1} + s_l.
+    """Transformer layers at rest: s_l = φ_l(s_l, u_l), h_l = R_l h_{l−1} + scale·s_l.
 
     `injection`, u_l: 'input' (x: the formulation of Kag et al., collapsed) | 'normed' (h_{l−1}) |
     (depth, features) → `DepthInjection`. `transition`, R_l: of `IncrementalResNet`, token by token.
@@ -269,15 +269,18 @@ class IncrementalTransformer(nn.Module):
         dtype:torch.dtype | None=None,         # of the parameters
         *,
         start:Literal['previous', 'zero']='previous',  # K steps begin at h_{l−1} or 0
+        scale:float=1.,         # κ; 1/√depth keeps the gradient of 'normed' in bounds
         **options:Any,          # of `DEQ`, for each layer
     ):
         super().__init__()
         check_positive('depth', depth, integer=True)
         check_choice('start', start, STARTS)
+        check_positive('scale', scale)
         if steps is not None: check_positive('steps', steps, integer=True)
         self.features = features
         self.steps = steps
         self.start: Literal['previous', 'zero'] = start
+        self.scale = scale
         def layer():
             return DEQTransformer(features, heads, norm, expand, causal, gain, device, dtype,
                                   solver, tol, max_iter, on_failure=on_failure, **options)
@@ -313,9 +316,10 @@ class IncrementalTransformer(nn.Module):
         "One layer."
         deq = cast(DEQTransformer, self.layers[l])
         u, turned = self.injection(l, x, h), self.turn(l, h)
-        if self.steps is None: return turned + deq(u, padding)
+        if self.steps is None: return turned + self.scale*deq(u, padding)
         def f(s): return deq.block(s, u, padding)
-        return turned + euler_steps(f, h, turned, [1/self.steps]*self.steps, self.start)
+        sizes = [1/self.steps]*self.steps
+        return turned + self.scale*euler_steps(f, h, turned, sizes, self.start, self.scale)
 
     def forward(self,
         x:Tensor,                    # (B, T, features), also h_0

@@ -1,4 +1,5 @@
 "The DEQ layer as people use it: mixed precision, compiled, copied, with a memory of its samples, dropout, states on the way."
+import dataclasses
 import copy, io, pickle, subprocess, sys
 import pytest, torch
 from torch import nn
@@ -268,3 +269,12 @@ def test_wrong_arguments_name_themselves(error, call, message):
 
 def test_no_solution_before_the_first_call():
     with pytest.raises(RuntimeError, match='DEQ has no solution yet: call the layer first'): DEQ(Cell()).solution
+
+def test_an_option_set_on_the_layer_is_refused():
+    "It would be read by nobody: options are in `how`."
+    layer = DEQ(lambda z, x: torch.tanh(.5*z + x))
+    with pytest.raises(AttributeError, match=r"layer.how = dataclasses.replace\(layer.how, tol=1e-08\)"): layer.tol = 1e-8
+    layer.how = dataclasses.replace(layer.how, tol=1e-7)
+    assert layer.how.tol == 1e-7
+    layer(torch.randn(3, 4))
+    assert (layer.solution.residual <= 1e-7).all()

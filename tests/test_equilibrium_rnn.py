@@ -15,6 +15,10 @@ TIGHT = dict(tol=1e-13, max_iter=300)
 
 def gru(N, D): return Explicit(nn.GRUCell(N, D))
 
+class ByDerivative(DiagonalGRUCell):
+    "Its Jacobian is found by forward-mode derivatives."
+    jacobian = None
+
 @pytest.fixture(autouse=True)
 def double(): torch.set_default_dtype(torch.float64)
 
@@ -30,7 +34,7 @@ def unrolled(cell, x, h):
 def close(found, right, tol=1e-8):
     for a, b in zip(found, right, strict=True): torch.testing.assert_close(a, b, atol=tol, rtol=tol)
 
-@pytest.mark.parametrize('make', (*CELLS, gru))
+@pytest.mark.parametrize('make', (*CELLS, ByDerivative, gru))
 @pytest.mark.parametrize('mode', MODES)
 def test_states_and_gradients_are_those_of_the_loop(make, mode):
     cell, x = make(3, 4), torch.randn(15, 2, 3, requires_grad=True)
@@ -298,7 +302,7 @@ def test_batches_of_gradients(make):
 
 def test_threads():
     "Forward-mode derivatives in eight threads: every gradient that of one thread alone."
-    cell, xs = DiagonalGRUCell(3, 8), torch.randn(8, 40, 2, 3)
+    cell, xs = ByDerivative(3, 8), torch.randn(8, 40, 2, 3)
     rnns = [EquilibriumRNN(copy.deepcopy(cell), 'parallel', on_failure='ignore') for _ in xs]
     def gradient(rnn, x):
         x = x.clone().requires_grad_()
@@ -317,10 +321,11 @@ def test_threads():
 def test_threads_share_a_module():
     "Second derivatives put other tensors into a module for a moment; first ones in other threads do not mind."
     rnn, xs = EquilibriumRNN(TanhCell(2, 3), **TIGHT), torch.randn(4, 6, 2, 2)
+    V = rnn.cell.V
     def gradient(i, order):
         x = xs[i].clone().requires_grad_()
-        g = torch.autograd.grad(rnn(x)[0].square().sum(), (x, rnn.cell.V), create_graph=order > 1)
-        return g if order == 1 else torch.autograd.grad(sum(t.square().sum() for t in g), (x, rnn.cell.V))
+        g = torch.autograd.grad(rnn(x)[0].square().sum(), (x, V), create_graph=order > 1)
+        return g if order == 1 else torch.autograd.grad(sum(t.square().sum() for t in g), (x, V))
     right, wrong = [gradient(i, 1 + i % 2) for i in range(4)], []
     def work(i):
         for _ in range(6):

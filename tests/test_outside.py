@@ -121,6 +121,7 @@ def _half(rank, part, path, results):
     os.environ.update(MASTER_ADDR='127.0.0.1')
     dist.init_process_group('gloo', init_method=f'file://{path}', rank=rank, world_size=2)
     rnn, x, h_0 = torch.load(results + '.in', weights_only=False)
+    h_0.requires_grad_()
     chunk = x.chunk(2)[rank]
     with time_parallel():
         out, _ = rnn(chunk, h_0)
@@ -134,9 +135,9 @@ def _half(rank, part, path, results):
 @pytest.mark.parametrize('part', PARTS)
 def test_part_over_two_processes(part, tmp_path):
     rnn = net(part, num_layers=2).double()
-    x, h_0 = torch.randn(10, 3, 2, dtype=torch.float64), torch.randn(2, 3, 4, dtype=torch.float64)
+    x, h_0 = torch.randn(10, 3, 2, dtype=torch.float64), torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
     results = str(tmp_path/'r')
-    torch.save((rnn, x, h_0), results + '.in')
+    torch.save((rnn, x, h_0.detach()), results + '.in')
     mp.start_processes(_half, (part, str(tmp_path/'meet'), results), nprocs=2, start_method='spawn')
     whole = rnn(x, h_0)[0]
     whole.square().sum().backward()

@@ -3,11 +3,12 @@ import copy, io, pickle, subprocess, sys, warnings
 import pytest, torch
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
-from deq_irnn import (Anderson, Broyden, ConvergenceWarning, IsometricRNN, Newton, NewtonKrylov, Picard, RootIRNN, Solve, Status,
-                      solve, time_parallel)
-from deq_irnn.irnn import Activation, activation
-from deq_irnn.isometry import TRANSITIONS, Orthogonal, Transition
-from deq_irnn.root_irnn import GATES, INJECTIONS, RECURRENCES, InputGate, RootBlock
+from deq_irnn.fixed_point import ConvergenceWarning, Status
+from deq_irnn.solvers import Anderson, Broyden, Newton, NewtonKrylov, Picard, Solve, solve
+from deq_irnn.irnn import activation
+from deq_irnn.isometry import TRANSITIONS, Orthogonal
+from deq_irnn.root_irnn import GATES, INJECTIONS, RECURRENCES, InputGate, IsometricRNN, RootBlock, RootIRNN
+from deq_irnn.time_parallel import time_parallel
 from deq_irnn.tokens import Tiles, solve_tokens, token_equilibrium
 from deq_irnn.wellposed import contractive, monotone, reflect
 
@@ -157,7 +158,9 @@ def test_block():
 
 CHUNKS = """
 import sys, torch, torch.distributed as dist
-from deq_irnn import IsometricRNN, RootIRNN, Transition, time_parallel
+from deq_irnn.isometry import Transition
+from deq_irnn.root_irnn import IsometricRNN, RootIRNN
+from deq_irnn.time_parallel import time_parallel
 torch.set_num_threads(1); torch.set_default_dtype(torch.float64)
 dist.init_process_group('gloo')
 rank, P, results = dist.get_rank(), dist.get_world_size(), {}
@@ -251,7 +254,7 @@ def test_saving_keeps_no_batch(tmp_path):
     assert size() == before and len(pickle.dumps(copy.deepcopy(rnn))) < 2*before
     with pytest.raises(RuntimeError, match='no solution'): copy.deepcopy(rnn).last[0].solution
 
-@pytest.mark.parametrize('options', [dict(), dict(recurrence='monotone'), dict(transition='minus', gate=False), dict(nonlinearity='relu', heads=2)], ids=str)
+@pytest.mark.parametrize('options', [dict(), dict(recurrence='monotone'), dict(transition='minus', gate=False), dict(nonlinearity='relu', heads=2), dict(transition='orthogonal')], ids=str)
 def test_torch_func(options):
     "func.grad, gradients of each sample by vmap, and forward mode: as autograd."
     rnn, x = shaken(RootIRNN(3, 8, tol=1e-11, max_iter=300, **options)), torch.randn(6, 4, 3)
@@ -271,8 +274,9 @@ def test_batched_gradients_of_tokens():
     p, U = torch.randn(5, 6, requires_grad=True), contractive(torch.randn(1, 6, 6), .9)
     s = token_equilibrium(p, U, activation('tanh'), .9, Solve(tol=1e-12, max_iter=300))[0]
     g = torch.randn(3, 5, 6)
-    batch, = torch.autograd.grad(s, p, g, is_grads_batched=True, retain_graph=True)
+    batch = torch.func.vmap(lambda g: torch.autograd.grad(s, p, g, retain_graph=True)[0])(g)
     for i in range(3): torch.testing.assert_close(batch[i], torch.autograd.grad(s, p, g[i], retain_graph=True)[0])
+    with pytest.raises(RuntimeError, match='torch.func.jacrev'): torch.autograd.grad(s, p, g, is_grads_batched=True, retain_graph=True)
 
 def test_second_derivative_where_p_depends_on_U():
     U = (.3*torch.randn(1, 4, 4)).requires_grad_()
@@ -287,10 +291,10 @@ def test_compile_has_few_breaks():
     assert torch._dynamo.explain(rnn)(torch.randn(20, 4, 3)).graph_count <= 6
     torch._dynamo.reset()
     compiled = torch.compile(rnn, backend='eager')
-    for T in (20, 21, 33, 50, 64, 70, 81, 90, 11, 12):
-        x = torch.randn(T, 4, 3)
-        torch.testing.assert_close(compiled(x)[0], rnn(x)[0])
-    assert sum(torch._dynamo.utils.counters['unimplemented'].values()) == 0
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for T in (20, 21, 33, 50, 64, 70, 81, 90, 11, 12):
+            x = torch.randn(T, 4, 3)
+            torch.testing.assert_close(compiled(x)[0], rnn(x)[0])
     torch._dynamo.reset()
 
 @pytest.mark.parametrize('wrong', [dict(solver=0), dict(solver='newton'), dict(solver=Newton), dict(transition='spin'), dict(transition=Orthogonal(2, 4)),
@@ -313,7 +317,7 @@ def test_positional_arguments_are_those_of_rnn():
     with pytest.raises(TypeError, match='drop c'): b(torch.randn(2, 5, 3), (torch.zeros(4, 2, 4), torch.zeros(4, 2, 4)))
 
 def test_a_start_that_is_learned():
-    rnn = IsometricRNN(2, 6, 2, injection=None, transition='orthogonal', gate=False) if False else IsometricRNN(2, 8, 2, injection=None)
+    rnn = IsometricRNN(2, 8, 2, injection=None)
     assert rnn.h_0 is not None and torch.allclose(rnn.h_0.norm(dim=1), torch.full((2,), 8**.5)) and all(c.gate is None for c in rnn.cells)
     x = torch.randn(30, 3, 2)
     out, h_n = rnn(x)

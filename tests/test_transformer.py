@@ -114,14 +114,14 @@ def test_from_the_meta_device(kind, how):
 
 @pytest.mark.parametrize('start, c', (('previous', 1.), ('zero', 0.)))
 @pytest.mark.parametrize('transition, sign', (('minus', -1.), ('plus', 1.)))
-@pytest.mark.parametrize('injection', ('input', 'normed'))
-def test_k_steps_are_those_of_the_ode(injection, transition, sign, start, c):
-    "g_0 = c h; g ← g + (φ(g − Rh, u) − (g − Rh))/K; finite differences of that, and autograd through one layer. 'plus' from 'previous' alone: I."
-    net = IncrementalTransformer(4, 1, injection, transition, steps=3, heads=2, start=start).double()
+@pytest.mark.parametrize('injection, scale', (('input', 1.), ('normed', 1.), ('normed', .5)))
+def test_k_steps_are_those_of_the_ode(injection, scale, transition, sign, start, c):
+    "g_0 = c h; g ← g + (κφ((g − Rh)/κ, u) − (g − Rh))/K; finite differences, and autograd through one layer. 'plus' from 'previous', input: I."
+    net = IncrementalTransformer(4, 1, injection, transition, steps=3, heads=2, start=start, scale=scale).double()
     x, h0 = torch.randn(1, 3, 4).double(), torch.randn(1, 3, 4).double()
     def ode(h):
         g, u = c*h, net.injection(0, x.expand(len(h), -1, -1), h)
-        for _ in range(3): g = g + (net.layers[0].f(g - sign*h, u) - (g - sign*h))/3
+        for _ in range(3): g = g + (scale*net.layers[0].f((g - sign*h)/scale, u) - (g - sign*h))/3
         return g
     step = 1e-6*torch.eye(12).double().view(12, 3, 4)
     with torch.no_grad(): differences = ((ode(h0 + step) - ode(h0 - step))/2e-6).flatten(1).T
@@ -137,6 +137,13 @@ def test_k_steps_through_the_network(sign, transition):
     g = x
     for _ in range(3): g = g + (net.layers[0].f(g - sign*x, x) - (g - sign*x))/3
     assert torch.allclose(net(x), g, atol=1e-12)
+
+def test_scale():
+    net, x = KINDS['normed'](scale=.5).double(), tokens()
+    h = x
+    for l, layer in enumerate(net.layers): h = h + .5*layer(net.injection(l, x, h))
+    assert torch.allclose(net(x), h)
+    with pytest.raises(ValueError, match='scale'): IncrementalTransformer(8, 2, scale=0.)
 
 def test_solutions_of_all_layers():
     net = IncrementalTransformer(8, 3, heads=2)
