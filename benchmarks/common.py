@@ -68,10 +68,14 @@ def machine() -> dict:
                 cores=os.cpu_count(), threads=torch.get_num_threads())
 
 
-def write(path: str | pathlib.Path | None, content: dict):
-    "Write `content` as JSON, whole or not at all; nothing where `path` is None."
+def write(path: str | pathlib.Path | None, content: dict, finished: bool = True):
+    """Write `content` as JSON, whole or not at all; nothing where `path` is None.
+    What is not finished goes beside it, so that a run cut short keeps what it has, and the last whole one."""
     if path is None: return
     path = pathlib.Path(path)
+    unfinished = path.with_suffix('.unfinished.json')
+    if finished: unfinished.unlink(missing_ok=True)
+    else: path = unfinished
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'{path.name}.{os.getpid()}.part')
     part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + '\n')

@@ -158,7 +158,8 @@ def main():
             run = train(name, seed, args.epochs)
             result['runs'].append(run)
             print(describe(run), flush=True)
-            write(args.out, result)
+            write(args.out, result, finished=False)
+    write(args.out, result)
 
 
 if __name__ == '__main__': main()

@@ -134,11 +134,12 @@ def main():
             rows = measure(contestants, size, args.rounds)
             result['rows'] += rows
             show(rows)
-            write(args.out, result)                         # after each: a run cut short keeps what it has
-    if args.only is None and not args.quick:
+            write(args.out, result, finished=False)
+    if args.only or args.sizes: return                      # a part: it stays beside the whole
+    if not args.quick:
         torch.set_num_threads(max(args.threads))
         result['long'] = long_sequences(3)
-        write(args.out, result)
+    write(args.out, result)
 
 
 if __name__ == '__main__': main()

@@ -124,14 +124,15 @@ def main():
     args = Options(__doc__, 'scan').parse_args()
     what = ('seconds, forward (with a graph) and forward + backward, and times faster than '
             f'"{LOOP}" of the same round; interleaved in one process; float32')
-    found = []
+    result = dict(what=what, **machine(), rows=[])
     for size in SIZES[:1] if args.quick else SIZES:
         for threads in args.threads:
             torch.set_num_threads(threads)
             new = list(rows(size, threads, measure(size, args.rounds)))
-            found += new
+            result['rows'] += new
             show(new)
-            write(args.out, dict(what=what, **machine(), rows=found))       # after each: a run cut short keeps what it has
+            write(args.out, result, finished=False)
+    write(args.out, result)
 
 
 if __name__ == '__main__': main()

@@ -116,7 +116,8 @@ def main():
             print(f"{case}  {r['iterations']:3d} iterations, residual {r['residual']:.0e}  loop {r['loop']['median']:7.3f} s  "
                   f"parallel {r['parallel']['median']:7.3f} s  {r['faster_than_loop']['median']:6.2f} × the loop, "
                   f"{r['faster_than_gru']['median']:6.2f} × nn.GRU", flush=True)
-            write(options.out, result)
+            write(options.out, result, finished=False)
+    write(options.out, result)
 
 
 if __name__ == '__main__': main()

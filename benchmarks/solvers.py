@@ -200,9 +200,9 @@ def main():
                 rows = measure(*PROBLEMS[problem](), tol, backward, args.rounds)
                 result['rows'] += [dict(problem=problem, **r) for r in rows]
                 table(problem, rows)
-        write(args.out, result)                          # after each: a run cut short keeps what it has
-    if args.problems or args.quick: return
-    result['compiled'] = compiled()
+        write(args.out, result, finished=False)
+    if args.problems: return                             # a part: it stays beside the whole
+    if not args.quick: result['compiled'] = compiled()
     write(args.out, result)
 
 

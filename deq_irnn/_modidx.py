@@ -952,6 +952,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                 'deq_irnn.study.main': ('study.html#main', 'deq_irnn/study.py'),
                                 'deq_irnn.study.model_names': ('study.html#model_names', 'deq_irnn/study.py'),
                                 'deq_irnn.study.new_results': ('study.html#new_results', 'deq_irnn/study.py'),
+                                'deq_irnn.study.own_command': ('study.html#own_command', 'deq_irnn/study.py'),
                                 'deq_irnn.study.paper': ('study.html#paper', 'deq_irnn/study.py'),
                                 'deq_irnn.study.parser': ('study.html#parser', 'deq_irnn/study.py'),
                                 'deq_irnn.study.plain': ('study.html#plain', 'deq_irnn/study.py'),

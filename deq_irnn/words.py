@@ -921,10 +921,10 @@ def words_command(
 def words_main(
     argv:Sequence[str]|None=None,  # arguments; None: those of the process
 ) -> int:
-    "The command. Its exit code: 0, 1 (a process was killed), 2 (usage), 130 (interrupted)."
+    "State that must be tracked: words over groups and automata, at lengths never trained on."
     find_modules_here()
     parser = argparse.ArgumentParser(
-        'python -m deq_irnn.words', description='Train networks to track a state; how far they carry.',
+        'deq-irnn study --preset words', description='Train networks to track a state; how far they carry.',
         epilog=EXIT, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_words_options(parser.add_argument)
     try: args = parser.parse_args(argv, argparse.Namespace(parser=parser))

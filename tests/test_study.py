@@ -270,3 +270,10 @@ def test_numbers_that_are_none_can_be_shown(tmp_path):
     write_json(tmp_path/'a/results.json', results)
     results = read_results(tmp_path/'a')
     assert 'nan' in table(results) and len(plot(results, tmp_path/'a')) == 4
+
+def test_a_preset_with_a_command_of_its_own(capsys):
+    assert main(['study', '--preset', 'words', '--list']) == 0
+    assert 'a5' in capsys.readouterr().out
+    assert main(['study', '--preset=words', '--seeds', '0']) == 2 and '--seeds' in capsys.readouterr().err
+    assert main(['study', '--list']) == 0 and 'words' in capsys.readouterr().out
+    assert main(['study', '--preset', 'word']) == 2 and 'digits' in capsys.readouterr().err

@@ -134,7 +134,7 @@ def test_a_lesson_is_learned_and_repeats_itself():
         return net, train(net, cyclic(2), Recipe(steps=400), 3)
     (net, went), (_, again) = once(), once()
     assert went.length == 32 and len(went.grown) == 4 and went.status == 'finished'
-    assert (went.loss, went.grown) == (again.loss, again.grown)
+    assert again.loss == pytest.approx(went.loss, rel=1e-4) and again.grown == went.grown     # to rounding
     found = carries(net, cyclic(2), (32, 200, 1000), 16)
     assert found['last'][:2] == [1, 1] and found['all'][0] == 1 and found['lengths'] == [32, 200, 1000]
     assert [n for n, _ in found['curve']][-1] == 1000
