@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['arrivals', 'time_parallel', 'in_time_parallel', 'arriving']
 
-# %% ../nbs/34_time_parallel.ipynb #b20c26ee
+# %% ../nbs/34_time_parallel.ipynb #1cea6bd6
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,10 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# %% ../nbs/34_time_parallel.ipynb #af229124
+# %% ../nbs/34_time_parallel.ipynb #cc622be8
 from .isometry import Transition
 
-# %% ../nbs/34_time_parallel.ipynb #9f3d4305
+# %% ../nbs/34_time_parallel.ipynb #3f962085
 def arrivals(
     transition:Transition,       # whose `apply_summary` is used
     summaries:Sequence[Tensor],  # of the P chunks, `transition.summary(chunk)` each
@@ -31,14 +31,14 @@ def arrivals(
         states.append(transition.apply_summary(summary, states[-1]) + end)
     return torch.stack(states)
 
-# %% ../nbs/34_time_parallel.ipynb #22d3213c
+# %% ../nbs/34_time_parallel.ipynb #02d89e71
 def _all(row: Tensor, group: Any) -> Tensor:
     "`row` of every process of the group, stacked: the one collective."
     rows = [torch.empty_like(row) for _ in range(dist.get_world_size(group))]
     dist.all_gather(rows, row.contiguous(), group=group)
     return torch.stack(rows)
 
-# %% ../nbs/34_time_parallel.ipynb #b8749cac
+# %% ../nbs/34_time_parallel.ipynb #cd9230e9
 class _Arriving(torch.autograd.Function):
     "The state that arrives at this process's chunk: one collective forward, one backward."
     @staticmethod
@@ -68,7 +68,7 @@ class _Arriving(torch.autograd.Function):
             return gradient[id(t)] if ctx.rank == 0 else torch.zeros_like(t)
         return None, None, mine(ends), mine(summaries), first(h0), *map(first, weights)
 
-# %% ../nbs/34_time_parallel.ipynb #35f6288b
+# %% ../nbs/34_time_parallel.ipynb #eea2776d
 _TIME: ContextVar[tuple] = ContextVar('time_parallel', default=())       # (group,) within time_parallel
 
 @contextmanager

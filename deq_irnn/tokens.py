@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Tiles', 'Rest', 'Block', 'solve_block', 'TokenEquation', 'solve_tokens', 'token_equilibrium']
 
-# %% ../nbs/33_tokens.ipynb #135492c4
+# %% ../nbs/33_tokens.ipynb #c961951e
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Literal
 
 import torch
 from torch import Tensor
 
-# %% ../nbs/33_tokens.ipynb #cb54669a
+# %% ../nbs/33_tokens.ipynb #8fd3955f
 from .fixed_point import Solution, Status, at_least_float32, check_choice, check_positive, report
 from .fixed_point import row_norm, wide_row_norm
 from .loop import eager
@@ -22,7 +22,7 @@ from .implicit import Implicit, equilibrium
 from .wellposed import reflect
 from .irnn import Activation
 
-# %% ../nbs/33_tokens.ipynb #e8463f05
+# %% ../nbs/33_tokens.ipynb #375b41fd
 @dataclass(frozen=True)
 class Tiles:
     "The reflected iteration on tiles of tokens: how the work is laid out. Changes the speed, not the answer."
@@ -41,7 +41,7 @@ class Tiles:
         "How many tokens a tile of `s` has: all of them on a GPU."
         return max(1, len(s) if s.is_cuda else self.size//max(1, s.shape[1]))
 
-# %% ../nbs/33_tokens.ipynb #6ba359f6
+# %% ../nbs/33_tokens.ipynb #d6b6c60d
 @dataclass
 class Rest:
     "How n tokens came to rest, one row each."
@@ -82,7 +82,7 @@ class Rest:
         "The largest gap with which a token counts as done: tol·size or atol."
         return (how.tol*self.size).clamp_min(how.atol)
 
-# %% ../nbs/33_tokens.ipynb #558696ff
+# %% ../nbs/33_tokens.ipynb #02c52b5f
 def _sizes(
     w:Tensor,       # (n, d), whose size says whether quick norms will do
     *others:Tensor, # (n, d) each, not larger by orders of magnitude
@@ -101,7 +101,7 @@ def _widest(x: Tensor) -> torch.dtype:
     "float64, where the device has it."
     return torch.float32 if x.device.type == 'mps' else torch.float64
 
-# %% ../nbs/33_tokens.ipynb #fda87199
+# %% ../nbs/33_tokens.ipynb #085a4b6b
 @dataclass(frozen=True)
 class Block:
     "s = act(U s + p, *extra) for one block U, and its reflected form w = 2 act(u) − u, u = w C + p V."
@@ -184,7 +184,7 @@ class Block:
         assert out is not None                                  # max_iter is at least 1
         return out
 
-# %% ../nbs/33_tokens.ipynb #b4882820
+# %% ../nbs/33_tokens.ipynb #d15964c1
 def _find_kernel(
     tiles:Tiles,                # says whether it may be used
     act:Callable[..., Tensor],  # elementwise
@@ -223,7 +223,7 @@ def _first_pass(
         rest.put(t, block.iterate(start, q, e, how, min(tiles.first, how.max_iter)))
     return rest
 
-# %% ../nbs/33_tokens.ipynb #044e5379
+# %% ../nbs/33_tokens.ipynb #af7bb29b
 @torch.no_grad()
 def _judge(
     block:Block,
@@ -282,7 +282,7 @@ def solve_block(
     _judge(block, p, extra, rest, how, tile)
     return rest
 
-# %% ../nbs/33_tokens.ipynb #20959149
+# %% ../nbs/33_tokens.ipynb #623fed19
 def _columns(
     x:Tensor,   # (N, D)
     heads:int,  # a divisor of D
@@ -380,9 +380,16 @@ class TokenEquation:
         norm = max(1., _norms(U.detach()).max().item())
         how = replace(self.how, tol=self.how.tol/norm, atol=self.how.atol/norm, on_failure='ignore')
         rule = Implicit(tol=self.how.tol, on_failure=self.how.on_failure)
-        w, found = equilibrium(reflected, w0, how, rule, (q,), self.what)
-        s = self.phi(_times(w, C) + q)
-        return s, self.judged(s.detach(), p.detach(), U.detach(), found)
+        for _ in range(2):
+            w, found = equilibrium(reflected, w0, how, rule, (q,), self.what)
+            s = self.phi(_times(w, C) + q)
+            solution = self.judged(s.detach(), p.detach(), U.detach(), found)
+            missed = found.converged & ~solution.converged          # where w is long and s is not
+            if not bool(missed.any()): break
+            share = (row_norm(s.detach())/row_norm(w.detach()))[missed].min().item()
+            how, w0 = replace(how, tol=.5*share*how.tol), w.detach()
+        report(solution, self.how.on_failure, self.what)
+        return s, solution
 
     def judged(self,
         s:Tensor,        # (N, D)
@@ -398,10 +405,9 @@ class TokenEquation:
         rest = Rest(s, found.iterations, wide_row_norm(fs - s), size)
         solution = replace(self.solution(s, [rest]), n_eval=found.n_eval)
         solution.status = torch.where(solution.converged | found.converged, solution.status, found.status)
-        report(solution, self.how.on_failure, self.what)
         return solution
 
-# %% ../nbs/33_tokens.ipynb #731ce5ee
+# %% ../nbs/33_tokens.ipynb #f38a8970
 class _Tokens(torch.autograd.Function):
     "All equilibria s = φ(U s + p), and the `Solution`."
     @staticmethod
@@ -441,7 +447,7 @@ def _general_gradients(ctx: Any, g: Tensor, graph: bool) -> list[Tensor | None]:
         found = iter(torch.autograd.grad(again, wanted, g, create_graph=graph, allow_unused=True))
     return [next(found) if n else None for n in needed]
 
-# %% ../nbs/33_tokens.ipynb #b6c660fe
+# %% ../nbs/33_tokens.ipynb #bf0696c8
 def solve_tokens(
     p:Tensor,                   # (N, D)
     U:Tensor,                   # (heads, D/heads, D/heads), the blocks of a block-diagonal matrix
