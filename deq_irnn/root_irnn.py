@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-# %% ../nbs/08_root_irnn.ipynb #d0e47cd5
+# %% ../nbs/08_root_irnn.ipynb #cbe4615f
 from .fixed_point import Solution, SolvingModule, check_choice, check_number, check_positive
 from .loop import Solver, eager
 from .derivatives import transformed
@@ -30,13 +30,13 @@ from .tokens import Tiles, token_equilibrium
 from .recurrent import RecurrentBase
 from .time_parallel import arriving, in_time_parallel
 
-# %% ../nbs/08_root_irnn.ipynb #2e76a20d
+# %% ../nbs/08_root_irnn.ipynb #9cbb2c0e
 Nonlinearity = str | Callable[[Tensor], Tensor] | Activation  # 'tanh', 'relu', 'sigmoid', or a function
 Device = torch.device | str | None
 OnFailure = Literal['warn', 'raise', 'ignore']
 Gate = str | bool | Callable[..., nn.Module] | nn.Module
 
-# %% ../nbs/08_root_irnn.ipynb #9743dd8f
+# %% ../nbs/08_root_irnn.ipynb #56a92adb
 def _uniform(
     weight:Tensor,    # written into
     hidden_size:int,  # D
@@ -127,7 +127,7 @@ RECURRENCES: dict[str, Callable[..., Recurrence]] = {
     'monotone': MonotoneRecurrence,
 }
 
-# %% ../nbs/08_root_irnn.ipynb #c8ae2532
+# %% ../nbs/08_root_irnn.ipynb #00fb4280
 def _reset(
     module:nn.Module,
 ) -> None:
@@ -176,7 +176,7 @@ def make_recurrence(
     options = dict(bound=bound, device=device, dtype=dtype)
     return _make_part('recurrence', spec, RECURRENCES, (hidden_size, heads), options, Recurrence)
 
-# %% ../nbs/08_root_irnn.ipynb #00a97ee8
+# %% ../nbs/08_root_irnn.ipynb #230edd3b
 class Injection(nn.Module):
     "x (T, B, N) → s (T, B, D), each token by itself: what is added. A subclass has a `forward`."
     def __init__(self,
@@ -313,7 +313,7 @@ class Equilibrium(SolvingModule, Injection):
 
 INJECTIONS: dict[str, Callable[..., nn.Module]] = {'tanh': Tanh, 'mlp': MLP, 'equilibrium': Equilibrium}
 
-# %% ../nbs/08_root_irnn.ipynb #0d61edd9
+# %% ../nbs/08_root_irnn.ipynb #fd8b3184
 class InputGate(nn.Module):
     "σ(G x + c): what is added in each step is multiplied by it."
     def __init__(self,
