@@ -130,7 +130,7 @@ class Rotation(Transition):
             name = type(self).__name__
             raise ValueError(f'hidden_size must be even for {name}; got {hidden_size}')
         self.log_angle = nn.Parameter(torch.empty(hidden_size//2, device=device, dtype=dtype))
-        self.reset_parameters()
+        Rotation.reset_parameters(self)
 
     def reset_parameters(self) -> None:
         "Angles log-spaced from 0.3/length to π."
@@ -174,7 +174,7 @@ class InputRotation(Rotation):
     def reset_parameters(self) -> None:
         "Angles as for `Rotation`; Θ = 0."
         super().reset_parameters()
-        if hasattr(self, 'weight_angle'): nn.init.zeros_(self.weight_angle)
+        nn.init.zeros_(self.weight_angle)
 
     def angles(self,
         x:Tensor,  # (T, B, N)

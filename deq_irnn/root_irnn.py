@@ -198,11 +198,12 @@ class Injection(nn.Module):
         new = nn.Parameter(torch.empty(hidden_size, device=device, dtype=dtype)) if bias else None
         self.bias: nn.Parameter | None
         self.register_parameter('bias', new)
+        Injection.reset_parameters(self)
 
     def reset_parameters(self) -> None:
-        "W and b uniform within ±1/√D, as in nn.RNN."
-        for w in (self.weight_ih, self.bias):
-            if w is not None: _uniform(w, self.hidden_size)
+        "W uniform within ±1/√D, as in nn.RNN; b = 0, so that s begins without a mean of its own."
+        _uniform(self.weight_ih, self.hidden_size)
+        if self.bias is not None: nn.init.zeros_(self.bias)
 
     def linear(self,
         x:Tensor,  # (T, B, N)
@@ -222,19 +223,6 @@ class Injection(nn.Module):
 
 class Tanh(Injection):
     "s = φ(W x + b); φ is tanh unless said otherwise."
-    def __init__(self,
-        input_size:int,    # N
-        hidden_size:int,   # D
-        *,
-        bias:bool=True,    # a bias b
-        nonlinearity:Nonlinearity='tanh',  # φ
-        device:Device=None,
-        dtype:torch.dtype | None=None,
-    ):
-        kw: dict[str, Any] = dict(device=device, dtype=dtype)
-        super().__init__(input_size, hidden_size, bias=bias, nonlinearity=nonlinearity, **kw)
-        self.reset_parameters()
-
     def forward(self, x:Tensor) -> Tensor:
         "s (T, B, D) of x (T, B, N)."
         return self.phi(self.linear(x))
@@ -244,19 +232,14 @@ class MLP(Injection):
     def __init__(self,
         input_size:int,    # N
         hidden_size:int,   # D
-        *,
-        bias:bool=True,    # a bias b
-        nonlinearity:Nonlinearity='tanh',  # φ
-        device:Device=None,
-        dtype:torch.dtype | None=None,
+        **options:Any,     # of `Injection`
     ):
-        kw: dict[str, Any] = dict(device=device, dtype=dtype)
-        super().__init__(input_size, hidden_size, bias=bias, nonlinearity=nonlinearity, **kw)
-        self.weight_hh = nn.Parameter(torch.empty(hidden_size, hidden_size, device=device, dtype=dtype))
-        self.reset_parameters()
+        super().__init__(input_size, hidden_size, **options)
+        self.weight_hh = nn.Parameter(self.weight_ih.new_empty(hidden_size, hidden_size))
+        _uniform(self.weight_hh, hidden_size)
 
     def reset_parameters(self) -> None:
-        "All uniform within ±1/√D."
+        "W and U uniform within ±1/√D, b = 0."
         super().reset_parameters()
         _uniform(self.weight_hh, self.hidden_size)
 
@@ -292,10 +275,9 @@ class Equilibrium(SolvingModule, Injection):
         self.tiles = solver if isinstance(solver, Tiles) else None
         self.how = Solve(Anderson() if isinstance(solver, Tiles) else solver, tol, atol, max_iter, on_failure)
         self.recurrence = make_recurrence(recurrence, hidden_size, heads, bound=bound, **kw)
-        super().reset_parameters()
 
     def reset_parameters(self) -> None:
-        "W and b uniform within ±1/√D; U as its recurrence begins."
+        "W uniform within ±1/√D, b = 0; U as its recurrence begins."
         super().reset_parameters()
         _reset(self.recurrence)
 
@@ -329,11 +311,11 @@ class InputGate(nn.Module):
         self.length = length
         self.weight = nn.Parameter(torch.empty(hidden_size, input_size, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(hidden_size, device=device, dtype=dtype))
-        self.reset_parameters()
+        InputGate.reset_parameters(self)
 
     def reset_parameters(self) -> None:
-        "G uniform within ±1/√D, c = −ln(√length − 1)."
-        _uniform(self.weight, len(self.bias))
+        "G = 0, c = −ln(√length − 1): every gate begins at 1/√length."
+        nn.init.zeros_(self.weight)
         with torch.no_grad(): self.bias.fill_(-math.log(max(self.length**.5 - 1, 1e-3)))
 
     def forward(self,
@@ -361,7 +343,7 @@ class StateGate(InputGate):
     def reset_parameters(self) -> None:
         "As `InputGate`; H = 0."
         super().reset_parameters()
-        if hasattr(self, 'weight_state'): nn.init.zeros_(self.weight_state)
+        nn.init.zeros_(self.weight_state)
 
     def forward(self, x:Tensor, s:Tensor) -> Tensor:
         "The gate of each token, (T, B, D), from x (T, B, N) and s (T, B, D)."

@@ -108,7 +108,7 @@ class FixedDiagonal(Diagonal):
 
     def power(self, a:Tensor, n:int) -> Tensor:
         "aⁿ."
-        return torch.pow(a, n)
+        return a**n
 
 # %% ../nbs/05_scan.ipynb #d7e6b76b
 @dataclass(frozen=True)
@@ -341,19 +341,9 @@ def linear_scan(
     return (_LinearScan.apply(kind, a, x, h, Direction(reverse)) if len(b) else x).to(b.dtype)
 
 # %% ../nbs/05_scan.ipynb #6eb15b6c
-class FixedSign(Coefficient):
-    "a is 1 or −1, in all steps."
-    constant = True
-
-    def apply(self, a:int, h:Tensor) -> Tensor:
-        "The state or its negative."
-        return a*h
-
-    def compose(self, later:int, earlier:int) -> int:
-        "The product of two signs."
-        return later*earlier
-
-    def adjoint(self, a:int) -> int:
+class FixedSign(FixedDiagonal):
+    "a is 1 or −1, in all steps and for all units."
+    def adjoint(self, a:Any) -> Any:
         "Itself."
         return a
 
@@ -453,38 +443,41 @@ def turn(
     return torch.cat((u*c - v*s, u*s + v*c), -1)
 
 # %% ../nbs/05_scan.ipynb #3c08defb
-def _turn_into(h:Tensor, c:Tensor, s:Tensor, out:Tensor) -> Tensor:
-    "`turn` by the angle with cosine `c` and sine `s`, written to `out`."
+def _turn_into(h:Tensor, c:Tensor, s:Tensor, out:Tensor, sign:int=1) -> None:
+    "`turn` by `sign` times the angle with cosine `c` and sine `s`, written to `out`."
     (u, v), (p, q) = h.chunk(2, -1), out.chunk(2, -1)
-    torch.mul(u, c, out=p).addcmul_(v, s, value=-1)
-    torch.mul(v, c, out=q).addcmul_(u, s)
-    return out
+    torch.mul(u, c, out=p).addcmul_(v, s, value=-sign)
+    torch.mul(v, c, out=q).addcmul_(u, s, value=sign)
 
 class _TurningFrame:
     """@eq-rotation of chapter 05 for one tile of time after the other.
 
-    It keeps the turn so far, the sum so far, and the memory in which each tile works."""
+    It keeps the turn so far, and the memory in which each tile works."""
     def __init__(self, h0:Tensor, angles:torch.Size, n:int):
         self.turns = h0.new_zeros(angles, dtype=torch.float64)       # in whole turns
-        self.sum = h0
         self.total = h0.new_empty(n, *angles, dtype=torch.float64)
         self.cos = h0.new_empty(n, *angles)
         self.sin = h0.new_empty(n, *angles)
         self.still = h0.new_empty(n, *h0.shape)
 
-    def tile(self, theta:Tensor, b:Tensor, out:Tensor, way:Direction) -> None:
-        "The states of at most n steps."
-        n, plus = len(b), FixedSign()
-        total, c, s, still = self.total[:n], self.cos[:n], self.sin[:n], self.still[:n]
+    def turn_on(self, theta:Tensor, way:Direction) -> None:
+        "Go on by the angles of n steps, or of fewer at the end."
+        n = len(theta)
+        total, c, s = self.total[:n], self.cos[:n], self.sin[:n]
         total.copy_(theta).mul_(1/(2*math.pi))
-        scan_into(plus, 1, total, self.turns, total, way)
-        c.copy_(total.frac_()).mul_(-2*math.pi)
+        scan_into(FixedSign(), 1, total, self.turns, total, way)
+        c.copy_(total.frac_()).mul_(2*math.pi)
         torch.sin(c, out=s)
         c.cos_()
-        _turn_into(b, c, s, still)                                  # turned back
-        scan_into(plus, 1, still, self.sum, still, way)
-        _turn_into(still, c, s.neg_(), out)
-        self.turns, self.sum = total[way.last].clone(), still[way.last].clone()
+        self.turns = total[way.last].clone()
+
+    def add_up(self, b:Tensor, h:Tensor, out:Tensor, part:slice, way:Direction) -> Tensor:
+        "The states of the steps `part`, from the sum `h` before them; returns the sum after them."
+        c, s, still = self.cos[part], self.sin[part], self.still[part]
+        _turn_into(b, c, s, still, -1)                               # turned back
+        scan_into(FixedSign(), 1, still, h, still, way)
+        _turn_into(still, c, s, out)
+        return still[way.last].clone()
 
 # %% ../nbs/05_scan.ipynb #d854df5c
 def _angle_gradient(theta:Tensor, lam:Tensor, past:Tensor) -> Tensor:
@@ -520,14 +513,30 @@ class Angles(Coefficient):
 
     def run(self, a:Tensor, b:Tensor, h0:Tensor, out:Tensor, way:Direction) -> None:
         "Tile by tile, in a frame that turns along."
-        theta = a.expand(len(b), 1, -1) if self.constant else a
         n = min(len(b), self.tile(b))
-        frame = _TurningFrame(h0, theta.shape[1:], n)
-        for t in way.tiles(len(b), n): frame.tile(theta[t], b[t], out[t], way)
+        frame = _TurningFrame(h0, a.shape[1:], n)
+        for t in way.tiles(len(b), n):
+            frame.turn_on(a[t], way)
+            h0 = frame.add_up(b[t], h0, out[t], slice(len(b[t])), way)
 
 class FixedAngles(Angles):
     "theta (D/2,): the same angles in all steps."
     constant = True
+
+    def tile(self, b:Tensor) -> int:
+        "Half of what the states of a tile may take: sines are computed for one tile only."
+        return self.width(b) + 1
+
+    def run(self, a:Tensor, b:Tensor, h0:Tensor, out:Tensor, way:Direction) -> None:
+        "Tile by tile; the frame begins each of them anew, so that it turns in the same way in all."
+        n = min(len(b), self.tile(b))
+        frame = _TurningFrame(h0, torch.Size((1, len(a))), n)
+        past = 0
+        for t in way.tiles(len(b), n):
+            if past: h0 = turn(h0.double(), past*a.double()).to(b.dtype)
+            else: frame.turn_on(a.expand(n, 1, -1), way)
+            past = len(b[t])
+            h0 = frame.add_up(b[t], h0, out[t], way.head(n, past), way)
 
 # %% ../nbs/05_scan.ipynb #ed4765e8
 def rotation_scan(
