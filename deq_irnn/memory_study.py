@@ -8,7 +8,7 @@ __all__ = ['RESETS', 'RESETTERS', 'Results', 'Tracker', 'Noise', 'NoisyInput', '
            'memory_jobs', 'memory_results', 'load_memory', 'memory_study', 'in_a_line', 'memory_table',
            'add_memory_options', 'memory_plan', 'memory_command', 'memory_main']
 
-# %% ../nbs/45_memory_study.ipynb #4a0e9f79
+# %% ../nbs/45_memory_study.ipynb #34bb4b48
 import argparse, importlib, math, os, platform, shutil, statistics, sys, time
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -34,7 +34,7 @@ from .words import (HELD_OUT, Automaton, Recipe, TokenClassifier, Training, Word
     at_the_end, build, carries, count, find_automaton, find_network, flip_flop, quarter_octaves,
     right_answers, span, train, width_for)
 
-# %% ../nbs/45_memory_study.ipynb #43e436d6
+# %% ../nbs/45_memory_study.ipynb #f9002b83
 @dataclass(frozen=True)
 class Tracker:
     "A trained network whose one isometric layer adds nothing, as chapter 09 looks at it."
@@ -106,7 +106,7 @@ class Tracker:
         finally: cell.rest, cell.injection = before
         return at_the_end(right, length)
 
-# %% ../nbs/45_memory_study.ipynb #bee3b218
+# %% ../nbs/45_memory_study.ipynb #7d1c5565
 class Noise(nn.Module):
     "Adds noise to the state in each step: an injection that reads nothing."
     def __init__(self,
@@ -139,7 +139,7 @@ class OneStep(Attractors):
         "One evaluation (B, D)."
         return self.step(h)
 
-# %% ../nbs/45_memory_study.ipynb #01c87097
+# %% ../nbs/45_memory_study.ipynb #86ef4f8c
 def misread(
     net:TokenClassifier,  # with an isometric layer
     noise:float,          # standard deviation of each input
@@ -155,7 +155,7 @@ def misread(
     found.head.load_state_dict(net.head.state_dict())
     return found.eval()
 
-# %% ../nbs/45_memory_study.ipynb #90e1aa8f
+# %% ../nbs/45_memory_study.ipynb #8d9d27d9
 @torch.no_grad()
 def lstm_looked_up(
     net:TokenClassifier,   # with an nn.LSTM
@@ -184,7 +184,7 @@ def lstm_looked_up(
     x, y = automaton.draw(length, samples, generator)
     return at_the_end(run(x, look)[1] == y, length)
 
-# %% ../nbs/45_memory_study.ipynb #5e64d524
+# %% ../nbs/45_memory_study.ipynb #ffbe764d
 def saturating_counter(
     n:int=5,  # states
 ) -> Automaton:
@@ -225,7 +225,7 @@ def small_lstm(
 RESETTERS: dict[str, Callable[[Automaton], TokenClassifier]] = {
     'at rest': on_a_line, 'free': partial(on_a_line, rest=False), 'lstm': small_lstm}
 
-# %% ../nbs/45_memory_study.ipynb #9ef522cc
+# %% ../nbs/45_memory_study.ipynb #38ed64ba
 @dataclass(frozen=True)
 class MemoryPlan:
     "What is trained and asked. Wrong values raise."
@@ -237,12 +237,12 @@ class MemoryPlan:
     reset_recipe: Recipe = Recipe(steps=300, longest=16, label_smoothing=0.)
     rates: tuple[float, ...] = (1e-2, 3e-2, 1e-1)  # for resets: the best on a held-out seed
     longest: int = 100_000            # the longest words
-    every: tuple[int, ...] = (1, 4, 16, 64)  # steps between rests
-    controls: int = 4096              # length at which look-up and one step are asked
+    every: tuple[int, ...] = (1, 4, 16)  # steps between rests
+    controls: int = 2048              # length at which look-up and one step are asked
     noisy: int = 512                  # length of words with noise
-    noise: tuple[float, ...] = (.3, 1., 2.)  # on the state: its norm in a step, in half distances of memories
-    misread: tuple[float, ...] = (.03, .1, .3)  # on the input
-    samples: int = 16
+    noise: tuple[float, ...] = (1., 2.)  # on the state: its norm in a step, in half distances of memories
+    misread: tuple[float, ...] = (.01, .03)  # on the input
+    samples: int = 8
 
     def __post_init__(self):
         for f in fields(self):
@@ -361,7 +361,7 @@ class MemoryJob:
         tell()
         found['rest'] = {}
         for every in plan.every:
-            length = plan.longest if every >= 16 else min(plan.longest, 2048*every)
+            length = plan.longest if every >= 16 else min(plan.longest, 1024*every)
             accuracy = tracker.accuracy(length, Attractors(X, every=every), n, seed)
             found['rest'][str(every)] = [length, accuracy]
             tell()
@@ -433,7 +433,7 @@ def memory_jobs(
              for some in pairs for seed in range(plan.seeds) for t, m in some]
     return [job for job in found if not job.file.exists()]
 
-# %% ../nbs/45_memory_study.ipynb #2796773a
+# %% ../nbs/45_memory_study.ipynb #729cd0a2
 Results = dict[str, Any]
 
 def memory_results(
@@ -502,7 +502,7 @@ def in_a_line(
     return (f'{row["task"]} {row["model"]} seed {row["seed"]}: {row["status"]} at {row["length"]}, '
             f'{row["seconds"]:.0f} s; free {far}' + (f'; at rest {rest}' if rest else ''))
 
-# %% ../nbs/45_memory_study.ipynb #87faa889
+# %% ../nbs/45_memory_study.ipynb #5b0a559a
 def memory_table(
     results:Results,  # of a study of memory
 ) -> str:
@@ -535,7 +535,7 @@ def memory_table(
     trained = results['plan']['recipe']['longest']
     text = (f'Accuracy in the last eighth, worst to best of the seeds that learned words of {trained} letters '
             '(of all, where none did). rest/n: at rest after every n steps, at '
-            f'T = {longest} for n ≥ 16, at T = 2048 n below; safe: the greatest n for which every word of '
+            f'T = {longest} for n ≥ 16, at T = 1024 n below; safe: the greatest n for which every word of '
             'every length is proved to come out right, worst to best.')
     found = f'{markdown_table(head, lines)}\n\n{text}'
     lines = []
@@ -549,7 +549,7 @@ def memory_table(
         found += f'\n\n{markdown_table(head, lines)}\n\nAccuracy in the last eighth, worst to best seed.'
     return found
 
-# %% ../nbs/45_memory_study.ipynb #b5ef220c
+# %% ../nbs/45_memory_study.ipynb #18744b48
 def add_memory_options(
     add:Callable[..., object],  # a parser's add_argument
 ) -> None:
@@ -630,6 +630,6 @@ def memory_main(
         return 2
     except KeyboardInterrupt: return 130
 
-# %% ../nbs/45_memory_study.ipynb #39d14cd1
+# %% ../nbs/45_memory_study.ipynb #67d6d4e4
 if __name__ == '__main__' and '__file__' in globals():  # python -m deq_irnn.memory_study
     sys.exit(importlib.import_module('deq_irnn.memory_study').memory_main())  # whose classes others import
