@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Nonlinearity', 'Device', 'OnFailure', 'Gate', 'RECURRENCES', 'INJECTIONS', 'GATES', 'Recurrence',
            'ContractiveRecurrence', 'MonotoneRecurrence', 'make_recurrence', 'Injection', 'Tanh', 'MLP', 'Equilibrium',
-           'InputGate', 'StateGate', 'IsometricCell', 'IsometricRNN', 'RootIRNN', 'RootBlock']
+           'InputGate', 'StateGate', 'Rest', 'IsometricCell', 'IsometricRNN', 'RootIRNN', 'RootBlock']
 
 # %% ../nbs/08_root_irnn.ipynb #50b25b14
 import inspect, math
@@ -148,14 +148,15 @@ def _make_part(
     """A new part of a network.
 
     `ValueError` for an unknown name, `TypeError` for what makes no such part; both name the argument."""
-    choices = f'{", ".join(map(repr, registry))}, or a function that makes one'
+    choices = 'a function that makes one'
+    if registry: choices = f'one of {", ".join(map(repr, registry))}, or {choices}'
     if isinstance(spec, str) and spec not in registry:
-        raise ValueError(f'{name} must be one of {choices}; got {spec!r}')
+        raise ValueError(f'{name} must be {choices}; got {spec!r}')
     make = registry[spec] if isinstance(spec, str) else spec
     if isinstance(make, nn.Module):
         raise TypeError(f'{name} is a module already, which all layers would share: '
                         f'pass its class, or a function that makes one; got {make!r}')
-    if not callable(make): raise TypeError(f'{name} must be one of {choices}; got {spec!r}')
+    if not callable(make): raise TypeError(f'{name} must be {choices}; got {spec!r}')
     known = inspect.signature(make).parameters
     anything = any(p.kind is p.VAR_KEYWORD for p in known.values())
     made = make(*sizes, **{k: v for k, v in options.items() if anything or k in known})
@@ -351,6 +352,35 @@ class StateGate(InputGate):
 
 GATES: dict[str, Callable[..., nn.Module]] = {'input': InputGate, 'state': StateGate}
 
+# %% ../nbs/08_root_irnn.ipynb #e6cdb1ef
+class Rest(nn.Module):
+    """Where a state comes to rest, h (B, D) → (B, D), asked after every `every` steps.
+
+    A subclass has a `forward`; chapter 09 has one."""
+    def __init__(self,
+        every:int=1,  # steps from one rest to the next
+    ):
+        super().__init__()
+        check_positive('every', every, integer=True)
+        self.every = every
+
+    def forward(self,
+        h:Tensor,  # (B, D)
+    ) -> Tensor:   # (B, D)
+        "Where each state comes to rest."
+        raise NotImplementedError(f'{type(self).__name__} needs a forward(h)')
+
+    def straight_through(self,
+        h:Tensor,  # (B, D)
+    ) -> Tensor:   # (B, D)
+        "The same, with the gradient of h itself with respect to h."
+        z = self(h.detach())
+        if z.shape != h.shape:
+            raise RuntimeError(f'{type(self).__name__} must return {tuple(h.shape)}; got {tuple(z.shape)}')
+        return z.to(h.dtype) + (h - h.detach())
+
+    def extra_repr(self) -> str: return f'every={self.every}'
+
 # %% ../nbs/08_root_irnn.ipynb #188969db
 @eager
 def _states(
@@ -375,16 +405,19 @@ def _states(
 class IsometricCell(nn.Module):
     """One layer in one direction: h_k = R_k h_{k−1} + gate(x_k, s_k) ∘ s_k, s = injection(x).
 
-    x (T, B, N), h0 (B, D) → h_1…h_T (T, B, D)."""
+    x (T, B, N), h0 (B, D) → h_1…h_T (T, B, D). With a `rest`, the state comes to rest after every
+    `rest.every` steps of a call and after its last."""
     def __init__(self,
         injection:nn.Module | None,  # x (T, B, N) → s (T, B, D); None: nothing is added
         gate:nn.Module | None,       # (x, s) → (T, B, D); None: 1
         transition:Transition,       # of chapter 07, or a user's
+        rest:Rest | None=None,       # of chapter 09, or a user's; None: never at rest
     ):
         super().__init__()
         self.injection = injection
         self.gate = gate if injection is not None else None
         self.transition = transition
+        self.rest = rest
 
     def added(self,
         x:Tensor,           # (T, B, N)
@@ -400,7 +433,18 @@ class IsometricCell(nn.Module):
     ) -> Tensor:    # (T, B, D)
         "All states."
         b = self.added(x)
-        return _states(self.transition, x, b if b is None else b.to(h0.dtype), h0)
+        if b is not None: b = b.to(h0.dtype)
+        if self.rest is None: return _states(self.transition, x, b, h0)
+        if in_time_parallel():
+            raise ValueError('time_parallel needs rest=None: a state at rest is no affine function of '
+                             'the one before, so no process can go ahead of the others')
+        pieces, every = [], self.rest.every
+        for k in range(0, len(x), every):
+            now = slice(k, k + every)
+            h = _states(self.transition, x[now], b if b is None else b[now], h0)
+            h0 = self.rest.straight_through(h[-1])
+            pieces += [h[:-1], h0[None]]
+        return torch.cat(pieces)
 
     @property
     def solution(self) -> Solution:
@@ -432,13 +476,14 @@ class IsometricRNN(RecurrentBase):
         gate:Gate='input',      # of `GATES`, False: none, a function (N, D), or, for one cell only, a module
         length:float=100,       # typical number of steps: sets the first angles and the first gate
         learn_h0:bool=False,    # a learned h_0, zeros at first; injection=None: always, of unit size at first
+        rest:Callable[[int], Rest] | Rest | None=None,  # chapter 09; a function D → Rest, or, for one cell, it
         device:Device=None,
         dtype:torch.dtype | None=None,
     ):
         def make_cell(input_size):
             sizes = input_size, hidden_size
             turn = make_transition(transition, *sizes, **kw)
-            return IsometricCell(make_injection(sizes), make_gate(sizes), turn)
+            return IsometricCell(make_injection(sizes), make_gate(sizes), turn, make_rest())
         def make_injection(sizes):
             if injection is None: return None
             options = dict(bias=bias, nonlinearity=nonlinearity, device=device, dtype=dtype)
@@ -447,6 +492,12 @@ class IsometricRNN(RecurrentBase):
             if gate is False or injection is None: return None
             if isinstance(gate, nn.Module) and num_layers == 1 and not bidirectional: return gate
             return _make_part('gate', 'input' if gate is True else gate, GATES, sizes, kw)
+        def make_rest():
+            if rest is None: return None
+            if isinstance(rest, nn.Module) and not isinstance(rest, Rest):
+                raise TypeError(f'rest must be a Rest, or a function that makes one; got {rest!r}')
+            if isinstance(rest, Rest) and num_layers == 1 and not bidirectional: return rest
+            return _make_part('rest', rest, {}, (hidden_size,), dict(device=device, dtype=dtype), Rest)
         kw: dict[str, Any] = dict(length=length, device=device, dtype=dtype)
         learn_h0 = learn_h0 or injection is None
         super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout,
@@ -507,6 +558,7 @@ class RootIRNN(IsometricRNN):
         length:float=100,       # typical number of steps: sets the first angles and the first gate
         bound:float=.95,        # of the recurrence, below 1
         learn_h0:bool=False,    # a learned h_0, zeros at first
+        rest:Callable[[int], Rest] | Rest | None=None,  # chapter 09; a function D → Rest, or, for one cell, it
         device:Device=None,
         dtype:torch.dtype | None=None,
     ):
@@ -516,7 +568,7 @@ class RootIRNN(IsometricRNN):
         gate = 'state' if gate is True else gate
         super().__init__(input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout,
                          bidirectional, injection=equilibrium, transition=transition, gate=gate,
-                         length=length, learn_h0=learn_h0, device=device, dtype=dtype)
+                         length=length, learn_h0=learn_h0, rest=rest, device=device, dtype=dtype)
 
 # %% ../nbs/08_root_irnn.ipynb #f3de32a1
 class RootBlock(nn.Module):
