@@ -127,7 +127,7 @@ class DepthRotation(DepthTransition):
         angle = self.angle[:, None].repeat_interleave(math.prod(b.shape[3:]), 2)
         return rotation_scan(b.flatten(2), angle, h0.flatten(1)).view_as(b)
 
-# %% ../nbs/11_resnet.ipynb #84e3ff98
+# %% ../nbs/11_resnet.ipynb #cc2d9431
 class DepthFold(DepthTransition):
     """R_l h = MaxMin(Q_l h), Q_l orthogonal: an isometry almost everywhere, and no linear map.
 
@@ -213,7 +213,8 @@ class DepthInjection(nn.Module):
 
     One of your own is a subclass with `forward`."""
     independent: bool = False   # u_l is made of x alone, alike for all layers, and s_l is added
-    follows: Literal['state', 'added'] = 'state'  # `forward` gets h_{l−1}, or s_{l−1} (at first x)
+    follows: Literal['state', 'turned', 'added'] = 'state'  # `forward` gets h_{l−1}, R_l h_{l−1}
+    #                                                         or s_{l−1} (at first x)
     symmetric: bool = False     # U_l is made symmetric
     parts: float = 1            # u_l has parts·features channels
 
@@ -226,7 +227,7 @@ class DepthInjection(nn.Module):
     def forward(self,
         l:int,     # which layer, from 0
         x:Tensor,  # (B, features, …), the network's input
-        h:Tensor,  # alike: h_{l−1}, or s_{l−1}
+        h:Tensor,  # alike: what it follows
     ) -> Tensor:   # (B, parts·features, …)
         "u_l."
         raise NotImplementedError(f'{type(self).__name__} must define forward(l, x, h)')
@@ -270,6 +271,7 @@ class Leapfrog(DepthInjection):
 
     As reversible and Hamiltonian networks: Gomez et al. 2017 (arXiv:1707.04585), Haber &
     Ruthotto 2017 (arXiv:1705.03341)."""
+    follows = 'turned'
     symmetric = True
     parts = .5
 
@@ -564,8 +566,9 @@ class IncrementalResNet(SolvingModule):
         follows, s, states, solutions = self.injection.follows, x[None], [], []
         for l in range(self.depth):
             here = slice(l, l + 1)
-            p = self._injected(here, self.injection(l, x, h if follows == 'state' else s[0]))
             turned = self.transition.turn(l, h)
+            given = dict(state=h, turned=turned, added=s[0])[follows]
+            p = self._injected(here, self.injection(l, x, given))
             if self.eta is not None:
                 s = self._steps(U[here], p, h, turned, self.eta[l])
             else:
@@ -616,7 +619,7 @@ class IncrementalResNet(SolvingModule):
         how = f'steps={self.steps}, start={self.start!r}' if self.steps else str(self.how)
         return f'{self.features}, {self.depth}, {self.block}, scale={self.scale:g}, {how}'
 
-# %% ../nbs/11_resnet.ipynb #00b082f7
+# %% ../nbs/11_resnet.ipynb #a0ae4b6b
 class TwoLayerResNet(IncrementalResNet):
     "The control of `IncrementalResNet`: s_l = φ(U_l φ(p_l) + p_l), p_l = W_l u_l + b_l; no root."
     def added(self, U:Tensor, p:Tensor) -> tuple[Tensor, Solution | None]:

@@ -240,7 +240,7 @@ class DEQTransformer(DEQ):
         if window is not None: k, v = k[:, :, -window:], v[:, :, -window:]
         return z, (k, v)
 
-# %% ../nbs/12_transformer.ipynb #6cfa4688
+# %% ../nbs/12_transformer.ipynb #734ecf3b
 class ContractiveTransformer(SolvingModule):
     """Attention at rest, guaranteed: s = φ(U·A(x) s + p(x)), the pattern A of x alone, ‖U‖₂ ≤ `bound`
     within each head, p(x) = W x + MLP(x). One equilibrium at any weights; causal if A is.
@@ -282,9 +282,9 @@ class ContractiveTransformer(SolvingModule):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        "As torch's linear maps begin; U orthogonal, scaled to the bound."
+        "As torch's linear maps begin; U orthogonal, a little below the bound."
         for part in (self.qk, self.read, self.up, self.down): part.reset_parameters()
-        for U in self.U: nn.init.orthogonal_(U, self.bound)
+        for U in self.U: nn.init.orthogonal_(U, .9*self.bound)
 
     def pattern(self,
         x:Tensor,                    # (B, T, features)
