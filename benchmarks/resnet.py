@@ -297,6 +297,7 @@ def learn(which, args, results):
     task = TASKS[which]
     names = [n for n in args.only if n not in task.leave]
     if args.quick: task = dataclasses.replace(task, epochs=1)
+    if args.rates: task = dataclasses.replace(task, rates=tuple(args.rates))
     def run(name, seed, rate):
         if results.has(which, name=name, seed=seed, lr=rate): return
         row = train(name, task, args, seed, rate)[1]
@@ -321,6 +322,7 @@ def main():
     parser.add_argument('--part', action='append', choices=parts, help='these parts alone (repeat it)')
     parser.add_argument('--only', nargs='+', default=list(CONTESTANTS), choices=list(CONTESTANTS), metavar='NAME')
     parser.add_argument('--seeds', type=int, default=5)
+    parser.add_argument('--rates', type=float, nargs='+', help="learning rates, instead of the task's own")
     parser.add_argument('--minutes', type=float, default=math.inf, help='begin no run after so long')
     parser.add_argument('--fresh', action='store_true', help='repeat what the file has')
     parser.add_argument('--fashion', default='/usr/share/datasets/fashion-mnist', help='folder of Fashion-MNIST')

@@ -240,7 +240,7 @@ class DEQTransformer(DEQ):
         if window is not None: k, v = k[:, :, -window:], v[:, :, -window:]
         return z, (k, v)
 
-# %% ../nbs/12_transformer.ipynb #734ecf3b
+# %% ../nbs/12_transformer.ipynb #3e4834d6
 class ContractiveTransformer(SolvingModule):
     """Attention at rest, guaranteed: s = φ(U·A(x) s + p(x)), the pattern A of x alone, ‖U‖₂ ≤ `bound`
     within each head, p(x) = W x + MLP(x). One equilibrium at any weights; causal if A is.
@@ -273,7 +273,8 @@ class ContractiveTransformer(SolvingModule):
         self.phi = activation(nonlinearity)
         self.how = Solve(Picard() if solver is None else solver, tol, atol, max_iter, on_failure)
         self.gradient = gradient
-        wide, kw = round(expand*features), dict(device=device, dtype=dtype)
+        kw: dict[str, Any] = dict(device=device, dtype=dtype)
+        wide = round(expand*features)
         self.qk = nn.Linear(features, 2*features, **kw)
         self.read = nn.Linear(features, features, **kw)
         self.up = nn.Linear(features, wide, **kw)
