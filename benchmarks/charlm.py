@@ -158,7 +158,7 @@ def generation(model, text):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--steps', type=int, default=200)
+    parser.add_argument('--steps', type=int, default=150)
     parser.add_argument('--seeds', type=int, default=1)
     parser.add_argument('--rates', type=float, nargs='+', default=[3e-3, 8e-3], help='learning rates, one after the other')
     parser.add_argument('--minutes', type=float, default=math.inf, help='begin no run after so long')

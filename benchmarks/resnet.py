@@ -35,9 +35,9 @@ class Stack(nn.Module):
     'plain' h ← tanh F(h) · 'norm' h ← h + κF(norm h) · 'rezero' h ← h + α_l F(h), α_l = 0 at first
     (arXiv:2003.04887) · 'momentum' v ← .9v + .1F(norm h), h ← h + v (arXiv:2102.07870) ·
     'revnet' halves in turn, q ← q + κF(norm p) (arXiv:1707.04585), 2L branches of half as many weights."""
-    def __init__(self, D, L, block, way, scale=1.):
+    def __init__(self, D, L, block, way, scale=1., phi=torch.tanh):
         super().__init__()
-        self.way, self.scale, self.D, self.block = way, scale, D, block
+        self.way, self.scale, self.D, self.block, self.phi = way, scale, D, block, phi
         outside, branches = (D//2, 2*L) if way == 'revnet' else (D, L)
         def new(*shape):
             fan = math.prod(shape[1:])
@@ -48,7 +48,7 @@ class Stack(nn.Module):
 
     def branch(self, l, h):
         def affine(K, b, z): return self.block.apply(K[l:l+1], z[None])[0] + b[l].view(1, -1, *[1]*(h.dim() - 2))
-        return affine(self.B, self.b, torch.tanh(affine(self.A, self.a, h)))
+        return affine(self.B, self.b, self.phi(affine(self.A, self.a, h)))
 
     def forward(self, x, h0=None):
         h = x if h0 is None else h0
@@ -90,15 +90,28 @@ class Tied(SolvingModule):
         return h[0]
 
 
+def maxmin(h):
+    a, b = h.chunk(2, 1)
+    return torch.cat([torch.maximum(a, b), torch.minimum(a, b)], 1)
+
+class FreeFold(DepthFold):
+    "The control of the fold: MaxMin(A h), where A begins orthogonal and is free to go anywhere; the kinks are the same."
+    def reset_parameters(self):
+        super().reset_parameters()
+        with torch.no_grad(): self.skew.copy_(torch.linalg.matrix_exp(self.skew - self.skew.mT))
+
+    def rotations(self, some=slice(None)): return self.skew[some]
+
+
 SOLVE = dict(solver=None, tol=1e-4, max_iter=300, on_failure='ignore')
 
-def explicit(way, narrow=False):
-    return lambda D, L, block: Stack(D, L, block, way, L**-.5 if narrow else 1.)
+def explicit(way, narrow=False, phi=torch.tanh):
+    return lambda D, L, block: Stack(D, L, block, way, L**-.5 if narrow else 1., phi)
 
-def ours(way, equilibrium=True):
+def ours(way, equilibrium=True, **options):
     def make(D, L, block):
         how = SOLVE if block.reflects else {**SOLVE, 'solver': Picard()}
-        return composed(way, width(way, D, block), L, equilibrium, block=block, **how)
+        return composed(way, width(way, D, block), L, equilibrium, block=block, **how, **options)
     return make
 
 def width(way, D, block):
@@ -119,12 +132,18 @@ CONTESTANTS = {
     'weight-tied': lambda D, L, block: Tied(D, L, block),
     'its DEQ': lambda D, L, block: Tied(D, L, block, True),
     **{way: ours(way) for way in (*WAYS, 'steps')},
-    **{f'{way}, two layers': ours(way, False) for way in WAYS}}
+    **{f'{way}, two layers': ours(way, False) for way in WAYS},
+    'pre-norm, 1/√L, MaxMin': explicit('norm', True, maxmin),
+    'free fold': ours('fold', transition=FreeFold),
+    'free fold, two layers': ours('fold', False, transition=FreeFold)}
+
+
+CONTROLS = [n for n in CONTESTANTS if 'two layers' in n or 'free' in n or 'MaxMin' in n]      # no Jacobians of these
 
 
 def size(net):
     "Free parameters: of a fold's matrix A only A − Aᵀ counts."
-    unused = sum(len(m.skew)*m.features*(m.features + 1)//2 for m in net.modules() if isinstance(m, DepthFold))
+    unused = sum(len(m.skew)*m.features*(m.features + 1)//2 for m in net.modules() if type(m) is DepthFold)
     return sum(p.numel() for p in net.parameters()) - unused
 
 def kept(net, x):
@@ -274,7 +293,7 @@ def jacobians(args, results):
     for L in (4, 8) if args.quick else (4, 16, 64, 256):
         for name in args.only:
             if results.late: return
-            if name.endswith('two layers') or results.has('jacobians', name=name, L=L): continue
+            if name in CONTROLS or results.has('jacobians', name=name, L=L): continue
             torch.manual_seed(0)
             block = make_block('dense')
             fresh = [CONTESTANTS[name](task.D, L, block) for _ in range(3)]
