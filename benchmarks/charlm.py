@@ -31,16 +31,16 @@ def stack(depth, injection, transition, layer, how=SOLVE, **options):
         d, depth, injection, transition, scale=depth**-.5, layer=layer, **how, **options)
 
 SIGNS = {'−I': 'minus', '+I': 'plus'}
-CROSSED = [(i, s) for i in ('input', 'normed') for s in SIGNS]
+CROSSED = [('normed', '+I'), ('input', '−I'), ('normed', '−I'), ('input', '+I')]
 MODELS = {                                                              # name → (features, body)
     'transformer, 2 layers': (48, explicit(2)),
-    'transformer, 4 layers': (32, explicit(4)),
-    'transformer, 1 layer 6 times': (64, explicit(6, tied=True)),
     'contractive': (64, lambda d: ContractiveTransformer(d, **SOLVE)),
     'contractive, two layers for a root': (64, lambda d: ContractiveTransformer(d, **TWO)),
+    'transformer, 4 layers': (32, explicit(4)),
     'DEQ': (56, lambda d: DEQTransformer(d, max_iter=25, **SOLVE)),
     **{f'2 contractive, {i}, {s}': (48, stack(2, i, SIGNS[s], 'contractive')) for i, s in CROSSED},
     '2 contractive, normed, +I, two layers for a root': (48, stack(2, 'normed', 'plus', 'contractive', TWO)),
+    'transformer, 1 layer 6 times': (64, explicit(6, tied=True)),
     '2 DEQ, normed, +I': (40, stack(2, 'normed', 'plus', 'deq', max_iter=25)),
     '4 contractive, normed, +I': (32, stack(4, 'normed', 'plus', 'contractive')),
     '4 contractive, normed, +I, two layers for a root': (32, stack(4, 'normed', 'plus', 'contractive', TWO)),
@@ -122,7 +122,7 @@ def train(name, seed, rate, steps, text):
         optimizer.step()
         schedule.step()
         seconds += time.process_time() - start
-        if (k + 1) % (steps//4) == 0: curve.append([k + 1, round(seconds, 2), bits(model, text.held[::15])])
+        if (k + 1) % (steps//4) == 0: curve.append([k + 1, round(seconds, 2), bits(model, text.held[::30])])
     row = dict(model=name, seed=seed, lr=rate, steps=steps, features=features, held_out=bits(model, text.held[::5]),
                bpc=bits(model, text.test[::5]), parameters=sum(p.numel() for p in model.parameters()), seconds=seconds,
                curve=curve, gradients=dict(first=norms[0], last=norms[-1]),
@@ -158,7 +158,7 @@ def generation(model, text):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--steps', type=int, default=150)
+    parser.add_argument('--steps', type=int, default=300)
     parser.add_argument('--seeds', type=int, default=1)
     parser.add_argument('--rates', type=float, nargs='+', default=[3e-3, 8e-3], help='learning rates, one after the other')
     parser.add_argument('--minutes', type=float, default=math.inf, help='begin no run after so long')
