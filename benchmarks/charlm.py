@@ -1,111 +1,193 @@
-"""Characters of Python's own manual (pydoc_data): bits per character of equilibrium transformers beside explicit ones of as many parameters;
-writes results/charlm.json.
+"""Characters of Python's manual and docstrings: bits per character, at equal parameters; writes results/charlm.json.
 
-    python benchmarks/charlm.py              all models, three seeds (half an hour on one core); runs that the file has are not repeated
-    python benchmarks/charlm.py --steps 600 --seeds 5 --only DEQ --fresh
+    python benchmarks/charlm.py                  all models, seed 0, both learning rates; what the file has is not repeated
+    python benchmarks/charlm.py --minutes 20     begin no run after so long; the same command goes on
+    python benchmarks/charlm.py --seeds 3 --rates 3e-3 --only contractive
 
-Trained alike: AdamW, warm-up and cosine, gradients clipped, the same number of characters. `curve`: [step, seconds of training so far, bits per
-character on some of the test text]; `bpc`: at the end, on all of it.
+The text: the topics of pydoc_data, then every docstring of the standard library's modules (tests left out), as ASCII.
+Nine tenths to train on, half of the rest held out (it chooses the learning rate), the other half for the test.
+Trained alike: AdamW, warm-up and cosine, gradients clipped, the same number of characters.
+`curve`: [step, seconds of training so far, bits per character on some of the held-out text].
 """
-import argparse, json, math, pathlib, statistics, time, warnings
+import argparse, ast, hashlib, json, math, pathlib, statistics, sysconfig, time, warnings
 
 import torch
 import torch.nn.functional as F
-from deq_irnn.tasks import CharacterText
-from deq_irnn.transformer import CharLM, DEQTransformer, IncrementalTransformer, Transformer
+from deq_irnn.fixed_point import last_solution
+from deq_irnn.implicit import Unrolled
+from deq_irnn.solvers import Picard
+from deq_irnn.transformer import CharLM, ContractiveTransformer, DEQTransformer, IncrementalTransformer, Transformer
 from common import RESULTS, machine, write
 
-T, BATCH, LR = 64, 16, 3e-3
-SOLVE = dict(tol=1e-2, max_iter=25, on_failure='ignore')
+T, BATCH = 64, 16
+SOLVE = dict(tol=1e-2, on_failure='ignore')
+TWO = dict(solver=Picard(), tol=0., max_iter=3, on_failure='ignore', gradient=Unrolled())   # f(f(0)), no root
 
 
-def deq(norm): return lambda d: DEQTransformer(d, norm=norm, **SOLVE)
+def explicit(depth, tied=False): return lambda d: Transformer(d, depth, tied=tied)
 
-def incremental(*how, **options): return lambda d: IncrementalTransformer(d, 2, *how, **SOLVE, **options)
+def stack(depth, injection, transition, layer, how=SOLVE, **options):
+    return lambda d: IncrementalTransformer(
+        d, depth, injection, transition, scale=depth**-.5, layer=layer, **how, **options)
 
+SIGNS = {'−I': 'minus', '+I': 'plus'}
+CROSSED = [('normed', '+I'), ('input', '−I'), ('normed', '−I'), ('input', '+I')]
 MODELS = {                                                              # name → (features, body)
-    'transformer, 4 layers': (32, lambda d: Transformer(d, 4)),
-    'transformer, 1 layer 6 times': (64, lambda d: Transformer(d, 6, tied=True)),
-    'DEQ, post-norm': (56, deq('post')),
-    'DEQ, pre-norm': (56, deq('pre')),
-    'incremental, input, −I, post-norm': (40, incremental('input', 'minus', norm='post')),
-    'incremental, input, +I, post-norm': (40, incremental('input', 'plus', norm='post')),
-    'incremental, normed, +I, post-norm': (40, incremental('normed', 'plus', norm='post')),
-    'incremental, normed, +I, pre-norm': (40, incremental('normed', 'plus', norm='pre')),
-    'incremental, normed, +I, post-norm, K = 3': (40, incremental('normed', 'plus', norm='post', steps=3))}
+    'transformer, 2 layers': (48, explicit(2)),
+    'contractive': (64, lambda d: ContractiveTransformer(d, **SOLVE)),
+    'contractive, two layers for a root': (64, lambda d: ContractiveTransformer(d, **TWO)),
+    'transformer, 4 layers': (32, explicit(4)),
+    'DEQ': (56, lambda d: DEQTransformer(d, max_iter=25, **SOLVE)),
+    **{f'2 contractive, {i}, {s}': (48, stack(2, i, SIGNS[s], 'contractive')) for i, s in CROSSED},
+    '2 contractive, normed, +I, two layers for a root': (48, stack(2, 'normed', 'plus', 'contractive', TWO)),
+    'transformer, 1 layer 6 times': (64, explicit(6, tied=True)),
+    '2 DEQ, normed, +I': (40, stack(2, 'normed', 'plus', 'deq', max_iter=25)),
+    '4 contractive, normed, +I': (32, stack(4, 'normed', 'plus', 'contractive')),
+    '4 contractive, normed, +I, two layers for a root': (32, stack(4, 'normed', 'plus', 'contractive', TWO)),
+    'transformer, 8 layers': (24, explicit(8)),
+    **{f'2 DEQ, {i}, {s}': (40, stack(2, i, SIGNS[s], 'deq', max_iter=25)) for i, s in CROSSED if (i, s) != ('normed', '+I')},
+    '8 contractive, normed, +I': (24, stack(8, 'normed', 'plus', 'contractive'))}
+
+
+def docstrings(path):
+    "The docstrings of one file, in order; none of a file that is no Python."
+    try: tree = ast.parse(path.read_text(encoding='utf-8'))
+    except (SyntaxError, UnicodeDecodeError): return
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            text = ast.get_docstring(node)
+            if text: yield text
+
+def corpus():
+    "The text: it depends on the version of Python alone."
+    from pydoc_data.topics import topics
+    library = pathlib.Path(sysconfig.get_paths()['stdlib'])
+    out = {'test', 'tests', 'idle_test', 'site-packages', 'dist-packages', 'pydoc_data', 'lib2to3'}
+    files = [p for p in sorted(library.rglob('*.py')) if not out & set(p.relative_to(library).parts)]
+    texts = [topics[k] for k in sorted(topics)] + [d for p in files for d in docstrings(p)]
+    return '\n'.join(texts).encode('ascii', 'ignore').decode().replace('\r', '')
+
+
+class Text:
+    "Codes to train on, windows held out, windows to test on."
+    def __init__(self, text):
+        self.symbols = sorted(set(text))
+        code = {c: i for i, c in enumerate(self.symbols)}
+        codes = torch.tensor([code[c] for c in text])
+        a, b = len(codes)*90//100, len(codes)*95//100
+        self.train, held, test = codes[:a], codes[a:b], codes[b:]
+        self.held, self.test = (c.unfold(0, T + 1, T) for c in (held, test))
+        count = self.train.bincount(minlength=len(self.symbols)) + 1.
+        self.unigram = -(count/count.sum()).log2()[test].mean().item()
+        self.size, self.sha256 = len(codes), hashlib.sha256(text.encode()).hexdigest()
 
 
 def bits(model, windows):
     "Bits per character on windows (N, T + 1)."
     model.eval()
-    total = 0.
     with torch.no_grad():
-        for w in windows.split(64): total += F.cross_entropy(model(w[:, :-1]).flatten(0, 1), w[:, 1:].flatten(), reduction='sum').item()
+        total = sum(F.cross_entropy(model(w[:, :-1]).flatten(0, 1), w[:, 1:].flatten(), reduction='sum').item()
+                    for w in windows.split(64))
     model.train()
     return total/windows[:, 1:].numel()/math.log(2)
 
+def gradient_norms(body):
+    "‖∂loss/∂parameters‖ of each layer, the last backward pass."
+    layers = getattr(body, 'layers', None) or getattr(body, 'mlp', None) or [body]
+    return [math.sqrt(sum(p.grad.square().sum().item() for p in layer.parameters() if p.grad is not None)) for layer in layers]
 
-def solutions(model):
-    "One `Solution` for each equilibrium of the last call."
-    if isinstance(model.body, IncrementalTransformer): return model.body.solutions
-    return [model.body.solution] if isinstance(model.body, DEQTransformer) else []
-
-
-def train(name, seed, steps, task):
+def train(name, seed, rate, steps, text):
     torch.manual_seed(seed)
     features, make = MODELS[name]
-    model = CharLM(len(task.symbols), features, make(features))
-    text, test = task.codes[:task.cut], task.codes[task.cut:].unfold(0, T + 1, T)
-    optimizer = torch.optim.AdamW(model.parameters(), LR, weight_decay=.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: min((k + 1)/(.1*steps), (1 + math.cos(math.pi*k/steps))/2))
-    seconds, residual, failed = 0., 0., 0
-    curve, iterations = [], []
+    model = CharLM(len(text.symbols), features, make(features))
+    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda k: min((k + 1)/(.1*steps), (1 + math.cos(math.pi*k/steps))/2))
+    seconds, residual, failed, solved = 0., 0., 0, 'two layers' not in name
+    curve, iterations, norms = [], [], []
     for k in range(steps):
-        at = torch.randint(len(text) - T, (BATCH,))
-        w = text[at[:, None] + torch.arange(T + 1)]
-        start = time.perf_counter()
+        at = torch.randint(len(text.train) - T, (BATCH,))
+        w = text.train[at[:, None] + torch.arange(T + 1)]
+        start = time.process_time()
         loss = F.cross_entropy(model(w[:, :-1]).flatten(0, 1), w[:, 1:].flatten())
-        for s in solutions(model):
-            iterations.append(s.iterations.float().mean().item())
-            residual = max(residual, s.residual.max().item())
-            failed += int((~s.converged).sum())
+        if solved:
+            for s in filter(None, map(last_solution, model.body.modules())):
+                iterations.append(s.iterations.float().mean().item())
+                residual = max(residual, s.residual.max().item())
+                failed += int((~s.converged).sum())
         optimizer.zero_grad()
         loss.backward()
+        if k in (0, steps - 1): norms.append(gradient_norms(model.body))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
         optimizer.step()
         schedule.step()
-        seconds += time.perf_counter() - start
-        if k < 20 and (k + 1) % 10 == 0 or (k + 1) % (steps//10) == 0: curve.append([k + 1, seconds, bits(model, test[::9])])
-    return dict(model=name, seed=seed, features=features, parameters=sum(p.numel() for p in model.parameters()), bpc=bits(model, test),
-                seconds=seconds, curve=curve, iterations=statistics.mean(iterations) if iterations else None,
-                worst_residual=residual if iterations else None, not_converged=failed)
+        seconds += time.process_time() - start
+        if (k + 1) % (steps//4) == 0: curve.append([k + 1, round(seconds, 2), bits(model, text.held[::30])])
+    row = dict(model=name, seed=seed, lr=rate, steps=steps, features=features, held_out=bits(model, text.held[::5]),
+               bpc=bits(model, text.test[::5]), parameters=sum(p.numel() for p in model.parameters()), seconds=seconds,
+               curve=curve, gradients=dict(first=norms[0], last=norms[-1]),
+               iterations=statistics.mean(iterations) if iterations else None,
+               worst_residual=residual if iterations else None, not_converged=failed)
+    return row, model
+
+def generation(model, text):
+    "Evaluations of f for each new character: from zeros, from the equilibrium of the token before, and everything anew."
+    body = model.body
+    if not hasattr(body, 'step') or body.how.tol == 0: return None
+    model.eval()
+    codes = text.test[:1, :T].clone()
+    found = {}
+    for way in ('cold', 'warm'):
+        past, z, counts = None, None, []
+        for t in range(T):
+            z, past = body.step(model.embed(codes[:, t:t+1]), past, z0=z if way == 'warm' else None)
+            counts.append(body.solution.n_eval)
+        found[way] = statistics.mean(counts)
+    anew, warm, start = [], [], None
+    with torch.no_grad():
+        for t in range(1, T + 1):
+            x = model.embed(codes[:, :t])
+            body(x)
+            anew.append(body.solution.n_eval)
+            z = body(x, z0=start)
+            warm.append(body.solution.n_eval)
+            start = torch.cat((z, z[:, -1:]), 1)
+    return dict(one_token_cold=found['cold'], one_token_warm=found['warm'], all_tokens_cold=statistics.mean(anew),
+                all_tokens_warm=statistics.mean(warm), characters=T)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--steps', type=int, default=400)
-    parser.add_argument('--seeds', type=int, default=3)
+    parser.add_argument('--steps', type=int, default=300)
+    parser.add_argument('--seeds', type=int, default=1)
+    parser.add_argument('--rates', type=float, nargs='+', default=[3e-3, 8e-3], help='learning rates, one after the other')
+    parser.add_argument('--minutes', type=float, default=math.inf, help='begin no run after so long')
     parser.add_argument('--only', nargs='+', default=[''], help='models whose name contains one of these')
     parser.add_argument('--out', type=pathlib.Path, default=RESULTS/'charlm.json')
     parser.add_argument('--fresh', action='store_true', help='repeat what the file has')
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter('ignore')
-    task = CharacterText(length=T, chars=10**6)
-    result = dict(what='bits per character, test text; float32', steps=args.steps, length=T, batch=BATCH, lr=LR, solver=dict(SOLVE),
-                  characters=len(task.codes), symbols=len(task.symbols), unigram=task.chance, **machine(), runs=[])
+    end = time.perf_counter() + 60*args.minutes
+    text = Text(corpus())
+    result = dict(what='bits per character on text held out and on test text; float32; seconds of processor time, one thread', steps=args.steps, length=T, batch=BATCH,
+                  solver=SOLVE, characters=text.size, sha256=text.sha256, symbols=len(text.symbols), unigram=text.unigram,
+                  **machine(), runs=[])
     if args.out.exists() and not args.fresh:
         old = json.loads(args.out.read_text())
-        if old['steps'] == args.steps: result['runs'] = old['runs']
-    order = list(MODELS)
+        if (old['steps'], old.get('sha256')) == (args.steps, text.sha256): result['runs'] = old['runs']
     for seed in range(args.seeds):
-        for name in MODELS:
-            if not any(o in name for o in args.only): continue
-            if any((r['model'], r['seed']) == (name, seed) for r in result['runs']): continue
-            run = train(name, seed, args.steps, task)
-            result['runs'] = sorted([*result['runs'], run], key=lambda r: (r['seed'], order.index(r['model'])))
-            print(f'{name:42s} seed {seed}  {run["parameters"]:6d} parameters  {run["bpc"]:.3f} bits per character  {run["seconds"]:5.0f} s', flush=True)
-            write(args.out, result)
+        for rate in args.rates:
+            for name in MODELS:
+                if not any(o in name for o in args.only): continue
+                if any((r['model'], r['seed'], r['lr']) == (name, seed, rate) for r in result['runs']): continue
+                if time.perf_counter() > end: return
+                run, model = train(name, seed, rate, args.steps, text)
+                run['generation'] = generation(model, text)
+                result['runs'].append(run)
+                print(f'{name:50s} seed {seed} lr {rate:g}  {run["parameters"]:6d} parameters  {run["held_out"]:.3f} held out, '
+                      f'{run["bpc"]:.3f} test  {run["seconds"]:5.0f} s  {run["iterations"] or 0:.1f} iterations', flush=True)
+                write(args.out, result)
 
 
 if __name__ == '__main__': main()

@@ -1,86 +1,150 @@
-"""Depth as rest points beside a plain stack, a pre-norm ResNet, a weight-tied stack and its DEQ, at equal parameters; writes results/resnet.json.
+"""Ways to compose at rest beside explicit networks, at equal parameters; writes results/resnet.json.
 
-    python benchmarks/resnet.py              both parts
-    python benchmarks/resnet.py --depth      singular values of dh_L/dh_0, times, bytes kept for the backward pass, solver iterations; depth 2 … 256
-    python benchmarks/resnet.py --learn      test accuracy on digits and on a teacher network, three seeds, after equal epochs and after equal time
-    python benchmarks/resnet.py --quick      small sizes; nothing is written unless --out is given
-    python benchmarks/resnet.py --only 'pre-norm ResNet, 1/√L'       these alone; the other rows of the file stay
+    python benchmarks/resnet.py                  all parts; what the file has is not repeated
+    python benchmarks/resnet.py --part jacobians     singular values at the start and after training,
+                                                     depth 4 … 256; bytes kept, solver iterations
+    python benchmarks/resnet.py --part tent          a task that needs depth: which side of 2^k folds
+    python benchmarks/resnet.py --part digits --part fashion      scikit-learn's digits, Fashion-MNIST
+    python benchmarks/resnet.py --minutes 20     stop after so long; the same command goes on
+    python benchmarks/resnet.py --seeds 5 --only fold 'fold, two layers'
 
-A part that is not run keeps what the file has. Each block of a stack has 2D² weights (two matrices), as a layer at rest has (U and W);
-a weight-tied stack has one layer, as much wider as it takes to have as many.
+Every network has 2D² weights a layer (two matrices, or two convolutions): a layer at rest has U and W.
+A weight-tied one has a single layer, as much wider as it takes. Each learning rate is chosen by its
+accuracy on held-out samples with seed 0 ('screen'); then seed after seed for all networks ('final').
+Fashion-MNIST: Debian's package dataset-fashion-mnist (apt-get install, or apt-get download and dpkg-deb -x),
+in /usr/share/datasets/fashion-mnist, or the folder that --fashion names.
 """
-import json, math, pathlib, statistics, time, warnings
+import copy, dataclasses, json, math, pathlib, statistics, time, warnings
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from deq_irnn.deq import DEQ
-from deq_irnn.resnet import IncrementalResNet, depth_jacobian
-from deq_irnn.wellposed import make_contractive
-from common import Options, forward_backward, interleaved, machine, summary, write
+from deq_irnn.data import mnist, sklearn_digits
+from deq_irnn.fixed_point import SolvingModule, last_solution
+from deq_irnn.irnn import activation
+from deq_irnn.resnet import DepthFold, composed, depth_jacobian, make_block, reflected_rest_points, rest_points
+from deq_irnn.solvers import Picard, Solve
+from common import Options, machine, write
 
-D = 16
+PHI = activation('tanh')
 
 
 class Stack(nn.Module):
-    "L blocks of two matrices: φ(B φ(A h)), or as a pre-norm ResNet h + scale·B φ(A norm(h)); weights of variance 1/D."
-    def __init__(self, D, L, residual, scale=1.):
+    """L explicit layers of two linear maps, F_l(h) = B_l tanh(A_l h + a_l) + b_l, put together in a way:
+
+    'plain' h ← tanh F(h) · 'norm' h ← h + κF(norm h) · 'rezero' h ← h + α_l F(h), α_l = 0 at first
+    (arXiv:2003.04887) · 'momentum' v ← .9v + .1F(norm h), h ← h + v (arXiv:2102.07870) ·
+    'revnet' halves in turn, q ← q + κF(norm p) (arXiv:1707.04585), 2L branches of half as many weights."""
+    def __init__(self, D, L, block, way, scale=1., phi=torch.tanh):
         super().__init__()
-        self.residual, self.scale, self.D = residual, scale, D
-        self.A, self.B = (nn.Parameter(torch.randn(L, D, D)/D**.5) for _ in range(2))
-        self.a, self.b = (nn.Parameter(torch.zeros(L, D)) for _ in range(2))
+        self.way, self.scale, self.D, self.block, self.phi = way, scale, D, block, phi
+        outside, branches = (D//2, 2*L) if way == 'revnet' else (D, L)
+        def new(*shape):
+            fan = math.prod(shape[1:])
+            return nn.Parameter(torch.randn(branches, *shape)/fan**.5)
+        self.A, self.B = new(*block.shape(D, outside)), new(*block.shape(outside, D))
+        self.a, self.b = (nn.Parameter(torch.zeros(branches, n)) for n in (D, outside))
+        self.alpha = nn.Parameter(torch.zeros(L)) if way == 'rezero' else None
+
+    def branch(self, l, h):
+        def affine(K, b, z): return self.block.apply(K[l:l+1], z[None])[0] + b[l].view(1, -1, *[1]*(h.dim() - 2))
+        return affine(self.B, self.b, self.phi(affine(self.A, self.a, h)))
 
     def forward(self, x, h0=None):
         h = x if h0 is None else h0
-        for A, B, a, b in zip(self.A, self.B, self.a, self.b):
-            if self.residual:
-                branch = F.linear(torch.tanh(F.linear(F.layer_norm(h, h.shape[1:]), A, a)), B, b)
-                h = h + (branch if self.scale == 1 else self.scale*branch)
-            else: h = torch.tanh(F.linear(torch.tanh(F.linear(h, A, a)), B, b))
+        v = torch.zeros_like(h)
+        def normed(h): return F.layer_norm(h, h.shape[1:])
+        for l in range(len(self.A)):
+            if self.way == 'plain': h = torch.tanh(self.branch(l, h))
+            elif self.way == 'norm': h = h + self.scale*self.branch(l, normed(h))
+            elif self.way == 'rezero': h = h + self.alpha[l]*self.branch(l, h)
+            elif self.way == 'momentum':
+                v = .9*v + .1*self.branch(l, normed(h))
+                h = h + v
+            else:
+                q, p = h.chunk(2, 1)
+                h = torch.cat([p, q + self.scale*self.branch(l, normed(p))], 1)
         return h
 
 
-class Tied(nn.Module):
-    "h ← tanh(U h + W x + b), ‖U‖ ≤ 0.95, L times from 0, or to rest; as wide as L(2D² + D) parameters allow."
-    def __init__(self, D, L, rest=False, tol=1e-4):
+class Tied(SolvingModule):
+    "h ← tanh(U h + W x + b), ‖U‖ ≤ 0.95, L times from 0, or at rest; as wide as L(2D² + D) parameters allow."
+    def __init__(self, D, L, block, rest=False, how=Solve(Picard(), 1e-4)):
         super().__init__()
-        self.D = round((math.sqrt((D + 1)**2 + 4*L*(2*D*D + D)) - D - 1)/2)
-        self.U, self.W = make_contractive(nn.Linear(self.D, self.D, bias=False)), nn.Linear(D, self.D)
-        self.L = L
-        def f(z, p, U): return torch.tanh(F.linear(z, U[0]) + p)
-        self.deq = DEQ(f, tol=tol, init=torch.zeros_like) if rest else None
+        k = math.prod(block.shape(1, 1))
+        self.D = round((math.sqrt((k*D + 1)**2 + 4*k*L*(2*k*D*D + D)) - k*D - 1)/(2*k))
+        self.L, self.block, self.rest, self.how = L, block, rest, how
+        def new(*shape): return nn.Parameter(torch.empty(1, *shape).uniform_(-1, 1)/math.prod(shape[1:])**.5)
+        self.U, self.W = new(*block.shape(self.D, self.D)), new(*block.shape(self.D, D))
+        self.b = nn.Parameter(torch.zeros(self.D))
 
     def forward(self, x, h0=None):
-        p, U = self.W(x), self.U.weight
-        if self.deq is not None: return self.deq(p, U.expand(len(x), *U.shape), z0=h0)
-        h = torch.zeros_like(p) if h0 is None else h0
-        for _ in range(self.L): h = torch.tanh(F.linear(h, U) + p)
-        return h
+        p = self.block.fan(self.W, x) + self.b.view(1, 1, -1, *[1]*(x.dim() - 2))
+        U = self.block.bounded(self.U, .95, x.shape[2:])
+        if self.rest:
+            if self.block.reflects: h, self.solution = reflected_rest_points(U, p, PHI, self.how)
+            else: h, self.solution = rest_points(U, p, PHI, self.how, self.block)
+            return h[0] + (0 if h0 is None else 0*h0)
+        h = torch.zeros_like(p) if h0 is None else h0[None]
+        for _ in range(self.L): h = torch.tanh(self.block.apply(U, h) + p)
+        return h[0]
 
 
-def ours(narrow=False, **options):
-    "L → the network; `narrow`: scaled by 1/√L."
-    return lambda L, tol=1e-4: IncrementalResNet(D, L, tol=tol, scale=L**-.5 if narrow else 1., **options)
+def maxmin(h):
+    a, b = h.chunk(2, 1)
+    return torch.cat([torch.maximum(a, b), torch.minimum(a, b)], 1)
 
+class FreeFold(DepthFold):
+    "The control of the fold: MaxMin(A h), where A begins orthogonal and is free to go anywhere; the kinks are the same."
+    def reset_parameters(self):
+        super().reset_parameters()
+        with torch.no_grad(): self.skew.copy_(torch.linalg.matrix_exp(self.skew - self.skew.mT))
+
+    def rotations(self, some=slice(None)): return self.skew[some]
+
+
+SOLVE = dict(solver=None, tol=1e-4, max_iter=300, on_failure='ignore')
+
+def explicit(way, narrow=False, phi=torch.tanh):
+    return lambda D, L, block: Stack(D, L, block, way, L**-.5 if narrow else 1., phi)
+
+def ours(way, equilibrium=True, **options):
+    def make(D, L, block):
+        how = SOLVE if block.reflects else {**SOLVE, 'solver': Picard()}
+        return composed(way, width(way, D, block), L, equilibrium, block=block, **how, **options)
+    return make
+
+def width(way, D, block):
+    """An even number of channels with which a layer has about as many free weights as 2D² (times the kernel's places k):
+    a fold has D(D − 1)/2 more in its rotation, a leapfrog's W is half as wide."""
+    k = math.prod(block.shape(1, 1))
+    weights = {'fold': 2*k + .5, 'leapfrog': 1.5*k}.get(way, 2*k)
+    return 2*round(D*(2*k/weights)**.5/2)
+
+WAYS = ('collapse', 'fold', 'carousel', 'leapfrog', 'normed')
 CONTESTANTS = {
-    'plain stack':            lambda L, tol=None: Stack(D, L, False),
-    'pre-norm ResNet':        lambda L, tol=None: Stack(D, L, True),
-    'pre-norm ResNet, 1/√L':  lambda L, tol=None: Stack(D, L, True, L**-.5),
-    'weight-tied stack':      lambda L, tol=None: Tied(D, L),
-    'its DEQ':                lambda L, tol=1e-4: Tied(D, L, True, tol),
-    'exact, −I':              ours(),
-    'exact, −I, one by one':  ours(parallel=False),
-    'exact, rotation':        ours(transition='rotation'),
-    'K = 5':                  ours(steps=5),
-    'K = 5, η = 0.2':         ours(steps=5, eta=.2),
-    'normed, −I':             ours(injection='normed'),
-    'normed, −I, 1/√L':       ours(True, injection='normed'),
-    'normed, rotation':       ours(injection='normed', transition='rotation'),
-}
-TRAINED = [name for name in CONTESTANTS if name not in ('exact, −I, one by one', 'K = 5, η = 0.2', 'normed, rotation')]
+    'plain': explicit('plain'),
+    'pre-norm': explicit('norm'),
+    'pre-norm, 1/√L': explicit('norm', True),
+    'ReZero': explicit('rezero'),
+    'RevNet, 1/√L': explicit('revnet', True),
+    'momentum net': explicit('momentum'),
+    'weight-tied': lambda D, L, block: Tied(D, L, block),
+    'its DEQ': lambda D, L, block: Tied(D, L, block, True),
+    **{way: ours(way) for way in (*WAYS, 'steps')},
+    **{f'{way}, two layers': ours(way, False) for way in WAYS},
+    'pre-norm, 1/√L, MaxMin': explicit('norm', True, maxmin),
+    'free fold': ours('fold', transition=FreeFold),
+    'free fold, two layers': ours('fold', False, transition=FreeFold)}
 
 
-def size(net): return sum(p.numel() for p in net.parameters())
+CONTROLS = [n for n in CONTESTANTS if 'two layers' in n or 'free' in n or 'MaxMin' in n]      # no Jacobians of these
+
+
+def size(net):
+    "Free parameters: of a fold's matrix A only A − Aᵀ counts."
+    unused = sum(len(m.skew)*m.features*(m.features + 1)//2 for m in net.modules() if type(m) is DepthFold)
+    return sum(p.numel() for p in net.parameters()) - unused
 
 def kept(net, x):
     "Bytes that autograd keeps for the backward pass, parameters and x left out."
@@ -89,140 +153,209 @@ def kept(net, x):
         at = t.untyped_storage().data_ptr()
         if at not in skip: found[at] = t                                # held, so that no address is used twice
         return t
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): out = net(x)
-    return sum(t.untyped_storage().nbytes() for t in found.values()), out
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): net(x)
+    return sum(t.untyped_storage().nbytes() for t in found.values())
 
-def singular_values(make, L, seeds):
-    "Largest, median and smallest singular value of ∂h_L/∂h_0 at a random x and h_0, for each seed; float64."
-    rows = []
-    for seed in range(seeds):
-        torch.manual_seed(seed)
-        net = make(L, 1e-9).double()
-        x, h0 = torch.randn(D).double(), torch.randn(getattr(net, 'D', D)).double()
-        v = torch.linalg.svdvals(depth_jacobian(lambda h: net(x.expand(len(h), -1), h), h0))
-        rows.append(dict(max=v[0].item(), median=v.median().item(), min=v[-1].item()))
-    return rows
-
-def once(net, x):
-    "Seconds forward, and forward + backward."
-    net.zero_grad()
-    return forward_backward(lambda: net(x))
-
-def solved(net):
-    "The `Solution` of a net that has solved something, else None."
-    if isinstance(net, IncrementalResNet) and net.steps is None: return net.solution
-    return net.deq.solution if getattr(net, 'deq', None) is not None else None
-
-def depth(args):
-    rows, B = [], 64
-    for L in (2, 8) if args.quick else (2, 4, 8, 16, 32, 64, 128, 256):
-        torch.manual_seed(0)
-        x, nets = torch.randn(B, D), {}
-        for name in args.only:
-            torch.manual_seed(0)
-            nets[name] = CONTESTANTS[name](L)
-        times = interleaved({name: (lambda net=net: once(net, x)) for name, net in nets.items()}, args.rounds)
-        for name, net in nets.items():
-            sol = solved(net)
-            forward, both = (summary(t) for t in zip(*times[name]))
-            r = dict(name=name, L=L, B=B, width=getattr(net, 'D', D), parameters=size(net), forward=forward, both=both,
-                     kept_bytes=kept(net, x)[0], iterations=sol.iterations.float().mean().item() if sol else None,
-                     singular=singular_values(CONTESTANTS[name], L, args.seeds))
-            rows.append(r)
-            low, high = min(v['min'] for v in r['singular']), max(v['max'] for v in r['singular'])
-            print(f"L={L:4d} {name:24s} {r['parameters']:7d} parameters  "
-                  f"{forward['median']*1e3:8.2f} + {(both['median'] - forward['median'])*1e3:8.2f} ms  "
-                  f"{r['kept_bytes']/2**20:7.2f} MiB  singular values {low:.1e} … {high:.1e}"
-                  + (f"  {r['iterations']:.1f} iterations" if sol else ''), flush=True)
-    return rows
+def singular_values(net, samples):
+    """Of ∂h_L/∂h_0 with x held ('state') and of ∂h_L/∂x with h_0 = x ('through'), over all samples, float64."""
+    net = copy.deepcopy(net).double()
+    if hasattr(net, 'how'): net.how = dataclasses.replace(net.how, tol=1e-9, max_iter=2000)
+    found = {'state': [], 'through': []}
+    for x in samples.double():
+        start = torch.randn(net.D, *x.shape[1:]).double() if isinstance(net, Tied) else x
+        def state(h): return net(x.expand(len(h), *x.shape), h)
+        found['state'].append(torch.linalg.svdvals(depth_jacobian(state, start)))
+        found['through'].append(torch.linalg.svdvals(depth_jacobian(net, x)))
+    return {k: dict(max=torch.cat(v).max().item(), median=torch.cat(v).median().item(), min=torch.cat(v).min().item())
+            for k, v in found.items()}
 
 
-def digits(seed):
-    from sklearn.datasets import load_digits
-    data = load_digits()
-    X, Y = torch.tensor(data.data, dtype=torch.float32)/16, torch.tensor(data.target)
+def parts_of(X, Y, sizes, seed):
+    "Disjoint samples in an order of the seed: (train, held out, test)."
     order = torch.randperm(len(X), generator=torch.Generator().manual_seed(seed))
-    return *((X[i], Y[i]) for i in (order[:1200], order[1200:])), 10
+    return [(X[i], Y[i]) for i in order[:sum(sizes)].split(sizes)]
 
-def teacher(seed, n=2, depth=6, width=32, gain=3.):
-    """Which of four outputs of a random tanh network, six layers deep, with weights of gain 3, is largest at a point of the plane: a picture
-    folded six times. The teacher is the same for all seeds."""
-    g = torch.Generator().manual_seed(0)
-    sizes = [n] + [width]*depth + [4]
-    weights = [torch.randn(a, b, generator=g)*(gain if b == width else 1)/a**.5 for a, b in zip(sizes, sizes[1:])]
-    h = X = torch.randn(5000, n, generator=torch.Generator().manual_seed(1 + seed))
-    for W in weights[:-1]: h = torch.tanh(h @ W)
-    Y = (h @ weights[-1]).argmax(1)
-    return (X[:4000], Y[:4000]), (X[4000:], Y[4000:]), 4
+def digits(args, seed):
+    X, Y = sklearn_digits()
+    return parts_of(X.flatten(1)/16., Y, (1000, 297, 500), seed), 10
 
-TASKS = {                                                               # epochs, batch, depths
-    'digits': (digits, 12, 100, (4, 16, 64)),
-    'teacher': (teacher, 10, 200, (4, 16))}
+def tent(args, seed, k=4):
+    """x in [0, 1], and the side of 1/2 on which the tent map's k-th iterate puts it: 2^k + 1 intervals in turn.
+
+    Telgarsky 2015 (arXiv:1509.08101), theorem 1.1: 2k layers of 2 ReLUs make no error on the 2^k points; l layers
+    of m ≤ 2^((k−3)/l − 1) err on at least a sixth of them."""
+    X = torch.rand(7000, 1, generator=torch.Generator().manual_seed(1 + seed))
+    y = X
+    for _ in range(k): y = 1 - (2*y - 1).abs()
+    return parts_of((X - .5)*12**.5, (y[:, 0] > .5).long(), (4000, 1000, 2000), seed), 2
+
+def fashion(args, seed):
+    "4000, 1000 of Fashion-MNIST's training images, and 2000 of its test images."
+    (X, Y), (X_test, Y_test) = mnist(pathlib.Path(args.fashion))
+    train, held, _ = parts_of(X, Y, (4000, 1000, 1000), seed)
+    test, = parts_of(X_test, Y_test, (2000,), seed)
+    return [((x[:, None]/255. - .286)/.353, y) for x, y in (train, held, test)], 10
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    data: object
+    D: int
+    L: int
+    epochs: int
+    batch: int
+    rates: tuple = (1e-3, 4e-3)
+    block: str = 'dense'
+    leave: tuple = ()        # contestants that are left out
+
+TASKS = {
+    'digits': Task(digits, 16, 16, 12, 100),
+    'tent': Task(tent, 16, 16, 20, 200, (4e-3, 1.2e-2)),
+    'fashion': Task(fashion, 16, 8, 3, 100, block='conv')}
 
 class Classifier(nn.Module):
-    "A linear map to D features, the network, a LayerNorm and a linear readout."
-    def __init__(self, n, net, classes):
+    "A linear map to D features (of patches of 4 × 4 for pictures), the network, a mean over places, a LayerNorm, a readout."
+    def __init__(self, sample, net, D, classes):
         super().__init__()
+        D = getattr(net, 'features', D)
         width = getattr(net, 'D', D)
-        self.embed, self.net, self.norm, self.out = nn.Linear(n, D), net, nn.LayerNorm(width), nn.Linear(width, classes)
-    def forward(self, x): return self.out(self.norm(self.net(self.embed(x))))
+        self.embed = nn.Conv2d(1, D, 4, 4) if sample.dim() == 3 else nn.Linear(len(sample), D)
+        self.net, self.norm, self.out = net, nn.LayerNorm(width), nn.Linear(width, classes)
+    def forward(self, x):
+        h = self.net(self.embed(x))
+        return self.out(self.norm(h.flatten(2).mean(2) if h.dim() > 2 else h))
 
-def train(make, L, data, epochs, batch, seed):
-    "Test accuracy after each epoch and the seconds of training until then."
-    (X, Y), (X_test, Y_test), classes = data
+def accuracy(model, X, Y):
+    with torch.no_grad():
+        right = [(model(x).argmax(1) == y).sum().item() for x, y in zip(X.split(500), Y.split(500))]
+    return sum(right)/len(X)
+
+def train(name, task, args, seed, rate, steps=None, L=None):
+    "The trained model, and what is told of its run. Adam, a tenth of warm-up, then cosine; gradient norms clipped at 1."
+    (train_set, held, test), classes = task.data(args, seed)
+    X, Y = train_set
+    L = L or task.L
     torch.manual_seed(seed)
-    model = Classifier(X.shape[1], make(L, 1e-3), classes)
-    optimizer, seconds, accuracy, loss = torch.optim.Adam(model.parameters(), 3e-3), [0.], [], None
-    for _ in range(epochs):
-        start = time.perf_counter()
-        for i in torch.randperm(len(X)).split(batch):
+    model = Classifier(X[0], CONTESTANTS[name](task.D, L, make_block(task.block)), task.D, classes)
+    net = model.net
+    if hasattr(net, 'how'): net.how = dataclasses.replace(net.how, tol=1e-3)
+    optimizer = torch.optim.Adam(model.parameters(), rate)
+    total = steps or task.epochs*math.ceil(len(X)/task.batch)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda k: min((k + 1)/(.1*total), (1 + math.cos(math.pi*k/total))/2))
+    done, seconds, curve, iterations, failed = 0, 0., [], [], 0
+    while done < total:
+        start = time.process_time()
+        for i in torch.randperm(len(X)).split(task.batch):
             optimizer.zero_grad()
             loss = F.cross_entropy(model(X[i]), Y[i])
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.)
             optimizer.step()
-        seconds.append(seconds[-1] + time.perf_counter() - start)
-        with torch.no_grad(): accuracy.append((model(X_test).argmax(1) == Y_test).float().mean().item())
-    return dict(seed=seed, accuracy=accuracy, seconds=seconds[1:], parameters=size(model.net), loss=loss.item())
+            schedule.step()
+            sol = last_solution(net)
+            if sol is not None:
+                iterations.append(sol.iterations.float().mean().item())
+                failed += int((~sol.converged).sum())
+            done += 1
+            if done == total: break
+        seconds += time.process_time() - start
+        curve.append([round(seconds, 2), accuracy(model, *held)])
+    return model, dict(
+        name=name, L=L, seed=seed, lr=rate, held_out=curve[-1][1], test=accuracy(model, *test), seconds=seconds,
+        curve=curve, parameters=size(net), loss=loss.item(), not_converged=failed,
+        iterations=statistics.mean(iterations) if iterations else None)
 
-def learn(args):
-    rows = []
-    for task, (make_data, epochs, batch, depths) in TASKS.items():
-        for L in depths[:1] if args.quick else depths:
-            for name in (name for name in TRAINED if name in args.only):
-                runs = [train(CONTESTANTS[name], L, make_data(seed), 2 if args.quick else epochs, batch, seed) for seed in range(args.seeds)]
-                rows.append(dict(task=task, name=name, L=L, epochs=len(runs[0]['accuracy']), batch=batch, runs=runs))
-                last, per_epoch = [r['accuracy'][-1] for r in runs], statistics.median(r['seconds'][-1] for r in runs)/rows[-1]['epochs']
-                print(f"{task:8s} L={L:3d} {name:24s} {runs[0]['parameters']:7d} parameters  {per_epoch:7.3f} s per epoch  accuracy "
-                      f"{statistics.mean(last):.3f} ({min(last):.3f}–{max(last):.3f})", flush=True)
-    return rows
 
-def merged(old, new):
-    "The rows of `old`, those that `new` repeats replaced; in the order of tasks, depths and contestants."
-    def key(r): return r.get('task'), r['L'], r['name']
-    rows = {**{key(r): r for r in old}, **{key(r): r for r in new}}
-    order, tasks = list(CONTESTANTS), [None, *TASKS]
-    return sorted(rows.values(), key=lambda r: (tasks.index(r.get('task')), r['L'], order.index(r['name'])))
+class Results:
+    "The file: rows are added one by one, and it is written after each."
+    def __init__(self, args):
+        self.path = args.out
+        old = pathlib.Path(args.out) if args.out else None
+        self.content = json.loads(old.read_text()) if old and old.exists() and not args.fresh else {}
+        self.content.update(machine())
+        self.end = time.perf_counter() + 60*args.minutes
+
+    def rows(self, part): return self.content.setdefault(part, [])
+
+    def has(self, part, **keys): return any(all(r.get(k) == v for k, v in keys.items()) for r in self.rows(part))
+
+    def add(self, part, row):
+        self.rows(part).append(row)
+        write(self.path, self.content)
+
+    @property
+    def late(self): return time.perf_counter() > self.end
+
+
+def jacobians(args, results):
+    "At the start (three seeds), and after 30 steps on the digits (one): depth 4 … 256."
+    task = TASKS['digits']
+    for L in (4, 8) if args.quick else (4, 16, 64, 256):
+        for name in args.only:
+            if results.late: return
+            if name in CONTROLS or results.has('jacobians', name=name, L=L): continue
+            torch.manual_seed(0)
+            block = make_block('dense')
+            fresh = [CONTESTANTS[name](task.D, L, block) for _ in range(3)]
+            inside = getattr(fresh[0], 'features', task.D)
+            at_start = [singular_values(net, torch.randn(1, inside)) for net in fresh]
+            memory = kept(fresh[0], torch.randn(64, inside))
+            model, row = train(name, task, args, 0, 3e-3, 5 if args.quick else 30, L)
+            (X, _), = task.data(args, 0)[0][2:]
+            with torch.no_grad(): samples = model.embed(X[:3])
+            row.update(start=at_start, trained=singular_values(model.net, samples), kept_bytes=memory, steps=30)
+            del row['curve']
+            results.add('jacobians', row)
+            low, high = (f([s['state'][k] for s in at_start]) for f, k in ((min, 'min'), (max, 'max')))
+            after = row['trained']['state']
+            print(f"jacobians L={L:3d} {name:24s} start {low:.1e} … {high:.1e}  trained {after['min']:.1e} … "
+                  f"{after['max']:.1e}  test {row['test']:.3f}  {row['seconds']:6.1f} s", flush=True)
+
+def learn(which, args, results):
+    "Choose each learning rate with seed 0, then seed after seed."
+    task = TASKS[which]
+    names = [n for n in args.only if n not in task.leave]
+    if args.quick: task = dataclasses.replace(task, epochs=1)
+    if args.rates: task = dataclasses.replace(task, rates=tuple(args.rates))
+    def run(name, seed, rate):
+        if results.has(which, name=name, seed=seed, lr=rate): return
+        row = train(name, task, args, seed, rate)[1]
+        results.add(which, row)
+        print(f"{which:12s} L={task.L:3d} {name:24s} seed {seed} lr {rate:g}  held out {row['held_out']:.3f}  "
+              f"test {row['test']:.3f}  {row['parameters']} parameters  {row['seconds']:6.1f} s", flush=True)
+    for name in names:
+        for rate in task.rates:
+            if results.late: return
+            run(name, 0, rate)
+    best = {n: max((r for r in results.rows(which) if r['name'] == n and r['seed'] == 0),
+                   key=lambda r: r['held_out'])['lr'] for n in names}
+    for seed in range(1, args.seeds):
+        for name in names:
+            if results.late: return
+            run(name, seed, best[name])
 
 
 def main():
-    parser = Options(__doc__, 'resnet', rounds=3, quick_rounds=1)
-    parser.add_argument('--depth', action='store_true', help='only this part')
-    parser.add_argument('--learn', action='store_true', help='only this part')
-    parser.add_argument('--only', nargs='+', default=list(CONTESTANTS), choices=list(CONTESTANTS), metavar='NAME', help='these contestants alone')
-    parser.add_argument('--seeds', type=int, default=3)
+    parser = Options(__doc__, 'resnet')
+    parts = ['jacobians', *TASKS]
+    parser.add_argument('--part', action='append', choices=parts, help='these parts alone (repeat it)')
+    parser.add_argument('--only', nargs='+', default=list(CONTESTANTS), choices=list(CONTESTANTS), metavar='NAME')
+    parser.add_argument('--seeds', type=int, default=5)
+    parser.add_argument('--rates', type=float, nargs='+', help="learning rates, instead of the task's own")
+    parser.add_argument('--minutes', type=float, default=math.inf, help='begin no run after so long')
+    parser.add_argument('--fresh', action='store_true', help='repeat what the file has')
+    parser.add_argument('--fashion', default='/usr/share/datasets/fashion-mnist', help='folder of Fashion-MNIST')
     args = parser.parse_args()
     torch.set_num_threads(args.threads[0])
     warnings.simplefilter('ignore')
-    result = json.loads(pathlib.Path(args.out).read_text()) if args.out and pathlib.Path(args.out).exists() else {}
-    if set(args.only) == set(CONTESTANTS): result.pop('note', None)     # that of rows measured apart
-    result.update(what='depth: float32, batch 64, tolerance 1e-4, times interleaved in one process, singular values in float64 at tolerance 1e-9; '
-                       'learn: Adam 3e-3, gradient norm clipped at 1, tolerance 1e-3',
-                  features=D, seeds=args.seeds, **machine())
-    for part, run in (('depth', depth), ('learn', learn)):
-        if getattr(args, part) or not (args.depth or args.learn):
-            result[part] = merged(result.get(part, []), run(args))
-            write(args.out, result)
+    results = Results(args)
+    results.content['what'] = ('tanh, float32, tolerance 1e-3 while training, 1e-9 and float64 for singular values; Adam, '
+                               'warm-up and cosine, gradient norm clipped at 1; seconds of processor time, one thread; lr chosen on held-out samples with seed 0')
+    results.content['tasks'] = {k: {f.name: getattr(t, f.name) for f in dataclasses.fields(t) if f.name != 'data'}
+                                for k, t in TASKS.items()}
+    for part in args.part or parts:
+        if part == 'jacobians': jacobians(args, results)
+        else: learn(part, args, results)
 
 
 if __name__ == '__main__': main()

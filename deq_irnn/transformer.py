@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOKEN_INJECTIONS', 'alibi_slopes', 'attention_bias', 'InjectedAttention', 'EquilibriumBlock', 'DEQTransformer',
-           'ReadNormedTokens', 'IncrementalTransformer', 'Transformer', 'Streams', 'CharLM']
+           'ContractiveTransformer', 'ReadNormedTokens', 'IncrementalTransformer', 'Transformer', 'Streams', 'CharLM']
 
 # %% ../nbs/12_transformer.ipynb #c95f1665
 import math
@@ -14,9 +14,14 @@ from typing import Any, Literal, Protocol, cast, runtime_checkable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from .fixed_point import Solution, at_least_float32, check_choice, check_number, check_positive
-from .solvers import Anderson
+from .fixed_point import Solution, SolvingModule, at_least_float32
+from .fixed_point import check_choice, check_number, check_positive
+from .loop import Solver
+from .solvers import Anderson, Picard, Solve
+from .implicit import GradientRule, Implicit, equilibrium
+from .wellposed import contractive, full_precision
 from .deq import DEQ
+from .irnn import activation
 from .resnet import DEPTH_TRANSITIONS, STARTS, DepthInjection, DepthTransition, ReadInput
 from .resnet import euler_steps, join_solutions, make_part
 
@@ -195,6 +200,14 @@ class DEQTransformer(DEQ):
         "Whether later tokens are hidden, so that `step` can be used."
         return self.block.attention.causal
 
+    def equation(self,
+        x:Tensor,                       # (B, T, features)
+        padding:Tensor | None=None,     # (B, T), bool, True where there is no token
+    ) -> Callable[[Tensor], Tensor]:    # z ↦ f(z, x), (B, T, features) → alike
+        "What is at rest at the equilibrium."
+        def f(z): return self.block(z, x, padding)
+        return f
+
     def forward(self,
         x:Tensor,                    # (B, T, features)
         padding:Tensor | None=None,  # (B, S + T), bool, True where there is no token
@@ -227,6 +240,128 @@ class DEQTransformer(DEQ):
         if window is not None: k, v = k[:, :, -window:], v[:, :, -window:]
         return z, (k, v)
 
+# %% ../nbs/12_transformer.ipynb #2c79534a
+class ContractiveTransformer(SolvingModule):
+    """Attention at rest, guaranteed: s = φ(U·A(x) s + p(x)), the pattern A of x alone, ‖U‖₂ ≤ `bound`
+    within each head, p(x) = W x + MLP(x). One equilibrium at any weights; causal if A is.
+
+    Picard's error shrinks by `bound` in each iteration. Raises `ValueError` naming a wrong argument."""
+    def __init__(self,
+        features:int,         # of a token, a multiple of heads
+        heads:int=4,          # of the attention
+        expand:float=4,       # width of the MLP, in features
+        causal:bool=True,     # hide later tokens
+        bound:float=.8,       # ρ, on ‖U‖₂ of each head, below 1
+        nonlinearity:str | Callable[[Tensor], Tensor]='tanh',  # φ, with slopes in [−1, 1]
+        solver:Solver | None=None,  # of chapter 01; None: Picard()
+        tol:float=1e-3,       # bound on the relative residual
+        max_iter:int=100,     # iterations at most
+        on_failure:Literal['warn', 'raise', 'ignore']='warn',  # what a failure does
+        gradient:GradientRule=Implicit(),       # the rule for the backward pass
+        device:torch.device | str | None=None,  # of the parameters
+        dtype:torch.dtype | None=None,         # of the parameters
+        *,
+        atol:float=0.,        # bound on the residual's norm; either is enough
+    ):
+        super().__init__()
+        _check_block(features, heads, expand)
+        check_number('bound', bound, 0, .999)
+        self.features = features
+        self.heads = heads
+        self.causal = causal
+        self.bound = bound
+        self.phi = activation(nonlinearity)
+        self.how = Solve(Picard() if solver is None else solver, tol, atol, max_iter, on_failure)
+        self.gradient = gradient
+        kw: dict[str, Any] = dict(device=device, dtype=dtype)
+        wide = round(expand*features)
+        self.qk = nn.Linear(features, 2*features, **kw)
+        self.read = nn.Linear(features, features, **kw)
+        self.up = nn.Linear(features, wide, **kw)
+        self.down = nn.Linear(wide, features, **kw)
+        self.U = nn.Parameter(torch.empty(heads, features//heads, features//heads, **kw))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        "As torch's linear maps begin; U orthogonal, a little below the bound."
+        for part in (self.qk, self.read, self.up, self.down): part.reset_parameters()
+        for U in self.U: nn.init.orthogonal_(U, .9*self.bound)
+
+    def pattern(self,
+        x:Tensor,                    # (B, T, features)
+        padding:Tensor | None=None,  # (B, S + T), bool, True where there is no token
+        keys:Tensor | None=None,     # (B, heads, S, features/heads), of S tokens before
+    ) -> tuple[Tensor, Tensor]:      # A (B, heads, T, S + T), its rows sum to 1; all keys
+        "Who listens to whom, by x alone."
+        q, k = self.qk(x).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if keys is not None: k = torch.cat((keys, k), 2)
+        slopes = alibi_slopes(self.heads, x.device, q.dtype)
+        bias = attention_bias(slopes, q.shape[2], k.shape[2], self.causal, padding)
+        return (q @ k.mT/q.shape[-1]**.5 + bias).softmax(-1), k
+
+    def _split(self, z): return z.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _equation(self, x, padding=None, past=()):
+        "f on states (B, heads, T, features/heads), and the keys."
+        keys, before = past or (None, None)
+        A, keys = self.pattern(x, padding, keys)
+        U = contractive(self.U, self.bound)
+        p = self._split(self.read(x) + self.down(F.gelu(self.up(x))))
+        if before is not None:
+            S = before.shape[2]
+            p = p + A[..., :S] @ before @ U.mT
+            A = A[..., S:]
+        def f(z): return self.phi(A @ (z @ U.mT) + p)
+        return f, keys
+
+    def equation(self,
+        x:Tensor,                       # (B, T, features)
+        padding:Tensor | None=None,     # (B, T), bool, True where there is no token
+    ) -> Callable[[Tensor], Tensor]:    # s ↦ f(s, x), (B, T, features) → alike
+        "What is at rest at the equilibrium."
+        f = self._equation(x, padding)[0]
+        return lambda s: f(self._split(s)).transpose(1, 2).flatten(2)
+
+    def forward(self,
+        x:Tensor,                    # (B, T, features)
+        padding:Tensor | None=None,  # (B, S + T), bool, True where there is no token
+        *past:Tensor,                # keys and states of S tokens before, as `step` hands them on
+        z0:Tensor | None=None,       # (B, T, features), a start; None: zeros
+    ) -> Tensor:                     # (B, T, features)
+        "The equilibrium; padded places change no other."
+        return self._at_rest(x, padding, past, z0)[0]
+
+    def _at_rest(self, x, padding, past, z0):
+        _check_tokens(x, padding, self.features, past[0].shape[2] if past else 0)
+        with full_precision(x):
+            x = x.to(self.U.dtype)
+            f, keys = self._equation(x, padding, past)
+            start = self._split(torch.zeros_like(x) if z0 is None else z0)
+            s, self.solution = equilibrium(f, start, self.how, self.gradient, what=type(self).__name__)
+        return s.transpose(1, 2).flatten(2), keys
+
+    @torch.no_grad()
+    def step(self,
+        x:Tensor,                               # (B, 1, features), the next token
+        past:tuple[Tensor, Tensor] | None=None, # None to begin with, then as returned
+        z0:Tensor | None=None,                  # (B, 1, features), a start: the token before
+        window:int | None=None,                 # how many tokens to remember; None: all
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # the equilibrium (B, 1, features), and the new past
+        """The next token at its equilibrium, those before being at theirs; no gradient.
+
+        Raises `ValueError` where the layer is not causal."""
+        if not self.causal:
+            raise ValueError('step needs causal=True: otherwise a new token changes those before')
+        s, keys = self._at_rest(x, None, past or (), z0)
+        states = self._split(s)
+        if past is not None: states = torch.cat((past[1], states), 2)
+        if window is not None: keys, states = keys[:, :, -window:], states[:, :, -window:]
+        return s, (keys, states)
+
+    def extra_repr(self) -> str:
+        "What stands between the brackets when the layer is printed."
+        return f'{self.features}, heads={self.heads}, causal={self.causal}, bound={self.bound:g}, {self.how}'
+
 # %% ../nbs/12_transformer.ipynb #ff1a3c06
 class ReadNormedTokens(DepthInjection):
     "u_l = N_l(h_{l−1}): a layer norm of each token, with weights of each layer."
@@ -249,6 +384,7 @@ class IncrementalTransformer(nn.Module):
 
     `injection`, u_l: 'input' (x: the formulation of Kag et al., collapsed) | 'normed' (h_{l−1}) |
     (depth, features) → `DepthInjection`. `transition`, R_l: of `IncrementalResNet`, token by token.
+    `layer`, φ_l: 'deq' (`DEQTransformer`) | 'contractive' (`ContractiveTransformer`: guaranteed).
     Raises `ValueError` or `TypeError` naming a wrong argument."""
     def __init__(self,
         features:int,           # of a token, a multiple of heads
@@ -257,20 +393,21 @@ class IncrementalTransformer(nn.Module):
         transition:str | Callable[[int, int], DepthTransition]='plus',  # R_l
         steps:int | None=None,  # None: the exact root; K: so many Euler steps of size 1/K
         heads:int=4,            # of the attention
-        norm:Literal['pre', 'post']='pre',  # where the norms stand
+        norm:Literal['pre', 'post']='pre',  # where the norms of 'deq' stand
         expand:float=4,         # width of the MLP, in features
         causal:bool=True,       # hide later tokens
-        gain:float=.5,          # scales the last maps of each block at first
-        solver:Any=Anderson(),  # of chapter 01
+        gain:float=.5,          # scales the last maps of each block of 'deq' at first
+        solver:Solver | None=None,  # of chapter 01; None: the layer's own
         tol:float=1e-3,         # bound on the relative residual
-        max_iter:int=40,        # iterations at most
+        max_iter:int | None=None,   # iterations at most; None: the layer's own
         on_failure:Literal['warn', 'raise', 'ignore']='warn',  # what a failure does
         device:torch.device | str | None=None,  # of the parameters
         dtype:torch.dtype | None=None,         # of the parameters
         *,
         start:Literal['previous', 'zero']='previous',  # K steps begin at h_{l−1} or 0
         scale:float=1.,         # κ; 1/√depth keeps the gradient of 'normed' in bounds
-        **options:Any,          # of `DEQ`, for each layer
+        layer:Literal['deq', 'contractive']='deq',  # what comes to rest
+        **options:Any,          # of each layer, such as `gradient`, or `bound` of 'contractive'
     ):
         super().__init__()
         check_positive('depth', depth, integer=True)
@@ -281,14 +418,22 @@ class IncrementalTransformer(nn.Module):
         self.steps = steps
         self.start: Literal['previous', 'zero'] = start
         self.scale = scale
-        def layer():
-            return DEQTransformer(features, heads, norm, expand, causal, gain, device, dtype,
-                                  solver, tol, max_iter, on_failure=on_failure, **options)
-        self.layers = nn.ModuleList(layer() for _ in range(depth))
+        check_choice('layer', layer, ('deq', 'contractive'))
+        how: dict[str, Any] = dict(tol=tol, on_failure=on_failure, **options)
+        if solver is not None: how['solver'] = solver
+        if max_iter is not None: how['max_iter'] = max_iter
+        def make():
+            if layer == 'deq':
+                return DEQTransformer(features, heads, norm, expand, causal, gain, device, dtype, **how)
+            return ContractiveTransformer(features, heads, expand, causal, device=device, dtype=dtype, **how)
+        self.layers = nn.ModuleList(make() for _ in range(depth))
         self.injection = make_part(
             'injection', injection, TOKEN_INJECTIONS, DepthInjection, depth, features)
         if self.injection.parts != 1:
             raise ValueError(f'injection must have parts = 1, as x has; got {self.injection.parts}')
+        if self.injection.follows != 'state':
+            raise ValueError('injection must follow the state in a transformer; '
+                             f"got follows = {self.injection.follows!r}")
         self.transition = make_part(
             'transition', transition, DEPTH_TRANSITIONS, DepthTransition, depth, features)
         self.injection.to(device=device, dtype=dtype)
@@ -298,7 +443,7 @@ class IncrementalTransformer(nn.Module):
     def solutions(self) -> list[Solution]:
         "How the last call went, for each layer; none with `steps`, which solve nothing."
         if self.steps is not None: return []
-        return [cast(DEQTransformer, layer).solution for layer in self.layers]
+        return [cast(SolvingModule, layer).solution for layer in self.layers]
 
     def turn(self,
         l:int,     # which layer, from 0
@@ -314,11 +459,10 @@ class IncrementalTransformer(nn.Module):
         padding:Tensor | None=None,  # (B, T), bool, True where there is no token
     ) -> Tensor:                     # alike, h_l
         "One layer."
-        deq = cast(DEQTransformer, self.layers[l])
+        layer = cast(DEQTransformer | ContractiveTransformer, self.layers[l])
         u, turned = self.injection(l, x, h), self.turn(l, h)
-        if self.steps is None: return turned + self.scale*deq(u, padding)
-        def f(s): return deq.block(s, u, padding)
-        sizes = [1/self.steps]*self.steps
+        if self.steps is None: return turned + self.scale*layer(u, padding)
+        f, sizes = layer.equation(u, padding), [1/self.steps]*self.steps
         return turned + self.scale*euler_steps(f, h, turned, sizes, self.start, self.scale)
 
     def forward(self,
