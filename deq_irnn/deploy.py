@@ -7,7 +7,7 @@ __all__ = ['Freezer', 'FREEZERS', 'Schedule', 'Equation', 'fit_schedule', 'Froze
            'FrozenSign', 'FrozenRotation', 'FrozenOrthogonal', 'FrozenCell', 'FrozenEuler', 'FrozenRecurrent',
            'FrozenEquilibriumRNN', 'FrozenResNet', 'FrozenSolve', 'Freezing', 'Call', 'frozen', 'measure', 'Stepwise']
 
-# %% ../nbs/46_deploy.ipynb #ba9e7791
+# %% ../nbs/46_deploy.ipynb #7e59808e
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves, tree_map
 
-# %% ../nbs/46_deploy.ipynb #4ef9fe09
+# %% ../nbs/46_deploy.ipynb #bc69315d
 from .fixed_point import ConvergenceError, Packing, Solution, SolvingModule, Status, check_positive
 from .fixed_point import relative_residual
 from .wellposed import MonotoneConv, MonotoneLayer, contractive, monotone, reflect
@@ -32,7 +32,7 @@ from .deq import DEQ
 from .equilibrium_rnn import ContractiveCell, EquilibriumRNN
 from .resnet import IncrementalResNet, euler_steps
 
-# %% ../nbs/46_deploy.ipynb #42a7e6bb
+# %% ../nbs/46_deploy.ipynb #6ac7260a
 @dataclass(frozen=True)
 class Schedule:
     "z ← Σ_i c_ki f(z_{k−i}) for k = 0, 1, …, with constants: no test, no branch, nothing to solve."
@@ -47,7 +47,8 @@ class Schedule:
         f:Callable[[Tensor], Tensor],  # (n, …) → (n, …)
         z:Tensor,                      # (n, …), the start
     ) -> Tensor:
-        "The state after all steps."
+        "The state after all steps. `RuntimeError` without any."
+        if not self.rows: raise RuntimeError('the steps of this layer are not known: the examples of frozen() never called it')
         recent: list[Tensor] = []
         for row in self.rows:
             recent = [f(z), *recent][:len(row)]
@@ -70,7 +71,7 @@ class Equation:
         "z = f(z) itself."
         return cls(f, start, lambda z: relative_residual(f(z), z))
 
-# %% ../nbs/46_deploy.ipynb #f4af8a82
+# %% ../nbs/46_deploy.ipynb #82d5850a
 def _constants(
     residuals:list[list[Tensor]],  # the last m of each equation, newest first
     sizes:list[Tensor],            # of each equation: (n,), norms of f
@@ -121,7 +122,7 @@ def fit_schedule(
         rows.append(row)
         states = [sum((c*v for c, v in zip(row[1:], recent[1:])), row[0]*recent[0]) for recent in values]
 
-# %% ../nbs/46_deploy.ipynb #38c4a0be
+# %% ../nbs/46_deploy.ipynb #fde30706
 class FrozenRest(nn.Module):
     "x (…, N) → s = φ(U s + W x + b) (…, D), by @eq-frozen-rest of room 46; U may have blocks."
     def __init__(self,
@@ -181,7 +182,7 @@ class FrozenRest(nn.Module):
 
     def extra_repr(self) -> str: return f'{self.weight_q.shape[1]}, {self.weight_q.shape[0]}, iterations={self.schedule.iterations}'
 
-# %% ../nbs/46_deploy.ipynb #926d043e
+# %% ../nbs/46_deploy.ipynb #34f799fa
 class FrozenDEQ(nn.Module):
     "z = f(z, x, …) of a `DEQ`, by a schedule."
     def __init__(self,
@@ -191,6 +192,11 @@ class FrozenDEQ(nn.Module):
         self.f = layer.f
         self.init = layer.init
         self.schedule = Schedule()
+
+    @property
+    def block(self) -> Any:
+        "f, as a `DEQTransformer` calls it."
+        return self.f
 
     def prepare(self, x:Any, *more:Any, z0:Any=None) -> tuple[Packing, Callable[[Tensor], Tensor], Tensor]:
         "How the state is packed, the map on matrices, and the start."
@@ -216,7 +222,7 @@ class FrozenDEQ(nn.Module):
 
     def extra_repr(self) -> str: return f'iterations={self.schedule.iterations}'
 
-# %% ../nbs/46_deploy.ipynb #276c013b
+# %% ../nbs/46_deploy.ipynb #e461be85
 class FrozenMonotoneConv(nn.Module):
     "z = φ(U∗z + x) of a `MonotoneConv`: reflected steps, each a circular convolution."
     def __init__(self,
@@ -259,7 +265,7 @@ class FrozenMonotoneConv(nn.Module):
         q = self.times(cast(Tensor, self.V), x)
         return self.phi(self.schedule(lambda u: self.step(u, q), q))
 
-# %% ../nbs/46_deploy.ipynb #019f2e21
+# %% ../nbs/46_deploy.ipynb #a53d1009
 class FrozenSign(nn.Module):
     "h_k = ±h_{k−1} + b_k as a cumulative sum."
     def __init__(self,
@@ -367,7 +373,7 @@ class FrozenEuler(nn.Module):
             states.append(h)
         return torch.stack(states)
 
-# %% ../nbs/46_deploy.ipynb #0784f75c
+# %% ../nbs/46_deploy.ipynb #eb17e4e4
 class FrozenRecurrent(nn.Module):
     "`output, h_n = rnn(input, hx)` and `rnn.step(x, state)` of a `RecurrentBase`, around frozen cells."
     def __init__(self,
@@ -423,7 +429,7 @@ class FrozenRecurrent(nn.Module):
         out, state = self.run(x[None], state)
         return out[0], state
 
-# %% ../nbs/46_deploy.ipynb #84192952
+# %% ../nbs/46_deploy.ipynb #9e0c3575
 class FrozenEquilibriumRNN(nn.Module):
     "h_t = f(x_t, h_t, h_{t−1}) of an `EquilibriumRNN`, step by step, each by the same schedule."
     def __init__(self,
@@ -447,6 +453,13 @@ class FrozenEquilibriumRNN(nn.Module):
         if h_0 is not None: return h_0
         return cast(Any, self.cell).initial_state(x.shape[1], x)
 
+    def next(self, x:Tensor, before:Any) -> Any:
+        "The state after `before`."
+        if self.explicit: return self.evaluate(x, before, before)
+        packing = Packing(before)
+        def f(m): return packing.flat(self.evaluate(x, packing.nest(m), before))
+        return packing.nest(self.schedule(f, packing.flat(before)))
+
     def equations(self, x:Tensor, h_0:Any=None, states:Any=None) -> list[Equation]:
         "One for all T·B steps, given the `states` (T, B, …)."
         if self.explicit: return []
@@ -464,27 +477,21 @@ class FrozenEquilibriumRNN(nn.Module):
         h_0:Any=None,  # (B, …), or a nest; None: the cell's own
     ) -> tuple[Any, Any]:
         "The states, like h_0 with time in front, and the last of them."
-        h = self.begin(x, h_0)
-        packing, states = Packing(h), []
-        m = packing.flat(h)
+        h, states = self.begin(x, h_0), []
         for x_t in x.unbind():
-            before = packing.nest(m)
-            def f(z): return packing.flat(self.evaluate(x_t, packing.nest(z), before))
-            m = f(m) if self.explicit else self.schedule(f, m)
-            states.append(m)
-        out = packing.nest(torch.cat(states))
-        nested = tree_map(lambda s: s.unflatten(0, (x.shape[0], -1)), out)
-        return nested, packing.nest(m)
+            h = self.next(x_t, h)
+            states.append(h)
+        return tree_map(lambda *s: torch.stack(s), *states), h
 
     def step(self,
         x:Tensor,        # (B, …)
         state:Any=None,  # from the step before
     ) -> tuple[Any, Any]:
         "One step of a stream: the state, twice."
-        out, h = self(x[None], state)
-        return tree_map(lambda s: s[0], out), h
+        h = self.next(x, self.begin(x[None], state))
+        return h, h
 
-# %% ../nbs/46_deploy.ipynb #79f1d849
+# %% ../nbs/46_deploy.ipynb #0bb4371d
 class FrozenResNet(nn.Module):
     "The layers of an `IncrementalResNet`: U within its bound once and for all, each solve by the same schedule."
     def __init__(self,
@@ -547,7 +554,7 @@ class FrozenResNet(nn.Module):
         "The state after the last layer."
         return self.layers(x, h0)[-1]
 
-# %% ../nbs/46_deploy.ipynb #e31c2c28
+# %% ../nbs/46_deploy.ipynb #04534acf
 @dataclass(frozen=True)
 class FrozenSolve:
     "How a layer's solve was replaced."
@@ -628,7 +635,7 @@ def _freeze_rnn(layer:EquilibriumRNN, name:str, calls:list[Call], how:Freezing) 
     return part
 
 def _freeze_resnet(layer:IncrementalResNet, name:str, calls:list[Call], how:Freezing) -> nn.Module:
-    part = FrozenResNet(layer, calls[0].args[0].shape[2:])
+    part = FrozenResNet(layer, calls[0].args[0].shape[2:] if calls else torch.Size())
     equations = [e for c in calls for e in part.equations(*c.args, **c.kwargs, states=layer.layers(*c.args, **c.kwargs))]
     part.schedule = how.choose(name, layer, equations, 1 if part.reflected else how.memory)
     return part
@@ -642,7 +649,14 @@ FREEZERS: dict[type[nn.Module], Freezer] = {
     RecurrentBase: lambda layer, *_: FrozenRecurrent(layer),
 }
 
-# %% ../nbs/46_deploy.ipynb #64ffb85f
+# %% ../nbs/46_deploy.ipynb #b662b706
+def _bake(part:Any) -> None:
+    "Parametrized weights as they are now. (torch's own removal edits a class that the original shares.)"
+    made = {name: getattr(part, name).detach().clone() for name in part.parametrizations}
+    del part.parametrizations
+    part.__class__ = type(part).__bases__[0]
+    for name, value in made.items(): part.register_buffer(name, value)
+
 def _watch(model:nn.Module, examples:tuple, watched:Callable[[nn.Module], bool]) -> dict[nn.Module, list[Call]]:
     "The last calls of each watched module in model(*examples)."
     calls: dict[nn.Module, list[Call]] = {m: [] for m in model.modules() if watched(m)}
@@ -667,8 +681,7 @@ def _replace(module:nn.Module, name:str, calls:dict[nn.Module, list[Call]], how:
     make, solves = _freezer(module), isinstance(module, SolvingModule)
     if solves and make is None:
         raise TypeError(f'{type(module).__name__} {name!r} solves something, and has no entry in FREEZERS')
-    called = not solves or len(calls.get(module, ())) > 0
-    done[module] = make(module, name, calls.get(module, []), how) if make and called else module
+    done[module] = make(module, name, calls.get(module, []), how) if make else module
     return done[module]
 
 @torch.no_grad()
@@ -692,12 +705,11 @@ def frozen(
     check_positive('max_iter', max_iter, integer=True)
     net = copy.deepcopy(model).eval().requires_grad_(False)
     for part in net.modules():
-        if parametrize.is_parametrized(part):
-            for name in list(cast(Any, part).parametrizations): parametrize.remove_parametrizations(part, name)
+        if parametrize.is_parametrized(part): _bake(part)
     how = Freezing(iterations, tol, memory, max_iter)
     calls = _watch(net, examples, lambda m: _freezer(m) is not None)
     wanted = tree_leaves(copy.deepcopy(net)(*examples))
-    net = _replace(net, '', calls, how, {})
+    net = _replace(net, '', calls, how, {}).eval()
     gaps = [(a - b).norm()/b.norm().clamp_min(1e-30) for a, b in zip(tree_leaves(net(*examples)), wanted) if b.is_floating_point()]
     how.difference = max([float(g) for g in gaps], default=0.)
     return net, how
@@ -716,7 +728,7 @@ def measure(
         if equations: found[name] = torch.cat([e.residual(layer.schedule(e.f, e.start)) for e in equations])
     return found
 
-# %% ../nbs/46_deploy.ipynb #30293021
+# %% ../nbs/46_deploy.ipynb #5c3e10c0
 class Stepwise(nn.Module):
     "(x_t, state) → (output, state): one step of a (frozen) recurrent network, as a module."
     def __init__(self,
