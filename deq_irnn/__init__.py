@@ -28,22 +28,24 @@ from .equilibrium_rnn import (DiagonalGRUCell, DiagonalLSTMCell, EquilibriumGRUC
 from .resnet import IncrementalResNet, depth_jacobian, rest_points
 from .transformer import (CharLM, DEQTransformer, EquilibriumBlock, IncrementalTransformer,
     InjectedAttention, Transformer, attention_bias)
+# production
+from .deploy import FREEZERS, Stepwise, frozen, measure
 
 __all__ = [
     'ACTIVATIONS', 'Activation', 'Anderson', 'Broyden', 'CharLM', 'Contractive', 'ContractiveRecurrence',
     'ConvergenceError', 'ConvergenceWarning', 'DEQ', 'DEQTransformer', 'DiagonalGRUCell',
     'DiagonalLSTMCell', 'Equilibrium', 'EquilibriumBlock', 'EquilibriumGRUCell', 'EquilibriumRNN',
-    'Explicit', 'GATES', 'GradientRule', 'INJECTIONS', 'IRNN', 'IRNNCell', 'Implicit', 'IncrementalCell',
+    'Explicit', 'FREEZERS', 'GATES', 'GradientRule', 'INJECTIONS', 'IRNN', 'IRNNCell', 'Implicit', 'IncrementalCell',
     'IncrementalResNet', 'IncrementalTransformer', 'InjectedAttention', 'Injection', 'InputGate',
     'InputRotation', 'IsometricCell', 'IsometricRNN', 'MLP', 'MonotoneConv', 'MonotoneLayer',
     'MonotoneRecurrence', 'Neumann', 'Newton', 'NewtonKrylov', 'Orthogonal', 'Packing', 'Phantom',
     'Picard', 'Point', 'RECURRENCES', 'Recurrence', 'RecurrentBase', 'Reversible', 'RootBlock',
     'RootIRNN', 'Rotation', 'Shared', 'Sign', 'Solution', 'Solve', 'Solver', 'SolvingModule', 'StateGate',
-    'Status', 'TRANSITIONS', 'Tanh', 'TanhCell', 'Tiles', 'Transformer', 'Transition', 'Unrolled',
+    'Status', 'Stepwise', 'TRANSITIONS', 'Tanh', 'TanhCell', 'Tiles', 'Transformer', 'Transition', 'Unrolled',
     'VariationalDropout', 'WeightDropout', 'activation', 'affine_scan', 'attention_bias',
     'contraction_factor', 'contractive', 'conv_norm', 'depth_jacobian', 'equilibrium', 'euler_chain',
-    'fixed_point', 'forward_backward_step', 'jacobian_penalty', 'last_solution', 'lyapunov',
-    'make_contractive', 'make_transition', 'monotone', 'orthogonal_scan', 'reflect', 'relative_residual',
+    'fixed_point', 'forward_backward_step', 'frozen', 'jacobian_penalty', 'last_solution', 'lyapunov',
+    'make_contractive', 'make_transition', 'measure', 'monotone', 'orthogonal_scan', 'reflect', 'relative_residual',
     'report', 'rest_points', 'ritz_values', 'root', 'rotation_scan', 'signed_scan', 'solve',
     'spectral_abscissa', 'spectral_radius', 'time_parallel', 'token_equilibrium',
 ]

@@ -2,7 +2,7 @@
 
 Sphinx needs no network and no other program. The notebooks under nbs/ become Sphinx pages here: hidden cells go, exported cells stay
 (in a literate course the code is part of the text), equations get numbers, names and chapters get links, and what the chapter exports is listed at its end."""
-import dataclasses, importlib, inspect, re, shutil, subprocess, sys
+import configparser, dataclasses, importlib, inspect, re, shutil, subprocess, sys
 from pathlib import Path
 import nbformat, yaml
 from fastcore.docments import docments
@@ -33,6 +33,27 @@ class Site:
         self.equations = {(p, m['label']): f'{int(p[:2])}.{i}' if p in self.chapters.values() else str(i) for p, nb in self.pages.items() for i, m in enumerate(
             (m for c in nb.cells if c.cell_type == 'markdown' for m in TOKEN.finditer(c.source) if m['label']), 1)}
 
+        cfg = configparser.ConfigParser(delimiters=['='], interpolation=None)
+        cfg.read(ROOT/'settings.ini', encoding='utf-8')
+        self.git, self.branch = cfg['DEFAULT'].get('git_url', '').rstrip('/'), cfg['DEFAULT']['branch']
+
+    def reference(self):
+        "The page of all public names: what they are, in a line, and where they are described; those of `import deq_irnn` first."
+        import deq_irnn
+        where = {n: m for p, m in self.modules.items() for n in m.__all__ if n[0] != '_'}
+        lines = ['# API reference', '', '{.lead}', 'Every public name; its page has the signature, the parameters and the source.', '']
+        everything = sorted((n for n in deq_irnn.__all__ if n in where), key=str.lower)
+        sections = [('From `deq_irnn`', everything)] + [(f'`{m.__name__}`', [n for n in m.__all__ if n[0] != '_' and n not in deq_irnn.__all__]) for m in self.modules.values()]
+        for title, names in sections:
+            if not names: continue
+            lines += [f'## {title}', '', '```{list-table}', ':class: names', '']
+            for n in names:
+                obj = getattr(where[n], n)
+                call = signature(obj) if callable(obj) else ''
+                lines += [f'* - {{py:obj}}`{n} <{where[n].__name__}.{n}>`', f'  - `{n}{call}`' if call else '  -', f'  - {plain(self.prose("api", first_line(obj)))}']
+            lines += ['```', '']
+        return '\n'.join(lines)
+
     def equation(self, page, label):
         "The page that defines `label`, this one if it does."
         found = [p for p, l in self.equations if l == label]
@@ -58,15 +79,21 @@ class Site:
         for c in nb.cells:
             directives = re.findall(r'^#\|\s*(\w+)(?::?\s*(\w+))?', c.source, re.M) if c.cell_type == 'code' else []
             if any(d in ('hide', 'default_exp') or (d, v) == ('include', 'false') for d, v in directives): continue
+            original = c.source
             if c.cell_type == 'markdown': c.source = self.prose(page, c.source)
             else: c.source = re.sub(r'^#\|.*\n?', '', c.source, flags=re.M).strip()
-            c.metadata = dict(tags=['exported']*any(d.startswith('export') for d, _ in directives) + ['remove-input']*(('echo', 'false') in directives))
+            alt = re.search(r'^#\|\s*fig-alt:\s*"?(.*?)"?$', original, re.M) if c.cell_type == 'code' else None
+            c.metadata = dict(alt=alt[1] if alt else '') if c.cell_type == 'code' else {}
+            c.metadata.update(tags=['exported']*any(d.startswith('export') for d, _ in directives) + ['remove-input']*(('echo', 'false') in directives))
             if c.source: cells.append(c)
         title, _, rest = cells[0].source.partition('\n')
         number = f'{page[:2]} · ' if page in self.chapters.values() else ''
         cells[0].source = f'# {number}{title.lstrip("# ")}\n' + re.sub(r'^> ', '{.lead}\n', rest.lstrip('\n'), count=1)
+        describe_pictures(cells)
+        cells.insert(1, new_markdown_cell(page_links(page, self.git, self.branch)))
         if page in self.modules: cells.append(new_markdown_cell(self.api(page)))
-        if page == 'index': cells.append(new_markdown_cell('\n'.join(toctrees(self.contents))))
+        if page == 'index': cells.append(new_markdown_cell('\n'.join(toctrees(self.contents, ['api']*bool(self.modules)))))
+        for c in cells: c.metadata.pop('alt', None)
         nb.cells, nb.metadata = cells, dict(language_info=dict(name='python', pygments_lexer='python3'))
         for i, c in enumerate(nb.cells): c.id = f'cell-{i}'
         return nbformat.writes(nb)
@@ -96,9 +123,38 @@ def module(nb):
     name = re.search(r'^#\| default_exp (\S+)', '\n'.join(c.source for c in nb.cells), re.M)
     return name and importlib.import_module(f'deq_irnn.{name[1]}')
 
-def toctrees(contents):
+def first_line(obj):
+    "What `obj` is, in the first sentence of its docstring."
+    doc = inspect.cleandoc(own_doc(obj) if inspect.isclass(obj) or inspect.isroutine(obj) else '')
+    return ' '.join(re.split(r'(?<=[.:])\s|\n\n', doc, maxsplit=1)[0].split())
+
+def page_links(page, git, branch):
+    "Where to have the page as a notebook; and, where the repository is known, where to edit and run it."
+    links = [f'<a href="notebooks/{page}.ipynb" download>Download this page as a notebook</a>']
+    if git:
+        links.append(f'<a href="{git}/edit/{branch}/nbs/{page}.ipynb">Edit</a>')
+        if 'github.com/' in git: links.append(f'<a href="https://colab.research.google.com/github/{git.split("github.com/")[1]}/blob/{branch}/nbs/{page}.ipynb">Open in Colab</a>')
+    return f'<p class="page-links">{" · ".join(links)}</p>'
+
+def describe_pictures(cells):
+    "An alt text for each picture: `#| fig-alt: …` of its cell, or the sentence that follows it."
+    for i, cell in enumerate(cells):
+        if cell.cell_type != 'code' or not any('image/png' in o.get('data', {}) for o in cell.outputs): continue
+        after = next((c.source for c in cells[i+1:] if c.cell_type == 'markdown'), '')
+        text = cell.metadata.pop('alt', '') or first_sentence(after) or first_sentence(next((c.source for c in reversed(cells[:i]) if c.cell_type == 'markdown'), ''))
+        cell.metadata['mystnb'] = {'image': {'alt': f'Plot: {text}' if text else 'Plot drawn by this cell'}}
+
+def first_sentence(text):
+    "The first sentence of a markdown text, without its marks; at most 200 characters."
+    text = re.sub(r'^(#+ .*|```.*?```|:::.*|\|.*)$', '', text, flags=re.M | re.S if '```' in text else re.M)
+    text = re.sub(r'\{\w[\w:]*\}`([^`<]*)(?:<[^`]*>)?`', r'\1', text)
+    text = re.sub(r'\[([^\]]*)\]\([^)]*\)', r'\1', re.sub(r'[*`$\\{}_"<>]', ' ', text))
+    text = ' '.join(text.split())
+    return re.split(r'(?<=[.:;]) ', text, maxsplit=1)[0][:200]
+
+def toctrees(contents, more=()):
     "The sidebar as hidden toctrees: one for the pages on their own, one with a caption for each section."
-    alone, sections = [c for c in contents if isinstance(c, str) and c != 'index.ipynb'], [c for c in contents if not isinstance(c, str)]
+    alone, sections = [c for c in contents if isinstance(c, str) and c != 'index.ipynb'] + list(more), [c for c in contents if not isinstance(c, str)]
     for caption, pages in [('', alone)]*bool(alone) + [(s['section'], files(s['contents'])) for s in sections]:
         yield '\n'.join(['```{toctree}', ':hidden:', *[f':caption: {caption}']*bool(caption), '', *(Path(p).stem for p in pages), '```', ''])
 
@@ -160,8 +216,13 @@ def build(out, work, nbs=ROOT/'nbs'):
     for page in site.pages:
         file, text = pages/f'{page}.ipynb', site.page(page)
         if not file.exists() or file.read_text() != text: file.write_text(text)
+    reference = pages/'api.md'
+    if site.modules and (not reference.exists() or reference.read_text() != site.reference()): reference.write_text(site.reference())
+    extra = Path(work)/'extra'                                  # copied to the site as it is
+    (extra/'notebooks').mkdir(parents=True, exist_ok=True)
+    for page in site.pages: shutil.copy(site.nbs/f'{page}.ipynb', extra/'notebooks')
     if (site.nbs/'images').exists(): shutil.copytree(site.nbs/'images', pages/'images', dirs_exist_ok=True)
-    return main(['-qW', '-b', 'html', '-c', str(ROOT/'docs'), '-d', f'{work}/doctrees', str(pages), str(out)])
+    return main(['-qW', '-b', 'html', '-c', str(ROOT/'docs'), '-d', f'{work}/doctrees', '-D', f'html_extra_path={extra.resolve()}', str(pages), str(out)])
 
 if __name__ == '__main__':
     folder = sys.argv[1:]

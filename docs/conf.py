@@ -12,10 +12,9 @@ myst_enable_extensions = ['dollarmath', 'attrs_block', 'colon_fence']
 myst_heading_anchors = 4
 nb_execution_mode, nb_merge_streams = 'off', True
 nb_render_markdown_format = 'gfm'
-nb_render_image_options = {'alt': 'plot drawn by this cell'}
 add_module_names = False
 viewcode_follow_imported_members = False        # an alias of dict[…] would lead to the page of builtins, which is none
-pygments_style, pygments_dark_style = 'tango', 'github-dark'
+pygments_style, pygments_dark_style = 'a11y-high-contrast-light', 'a11y-high-contrast-dark'    # every token at 4.5:1 or more
 html_theme, html_title, html_favicon = 'furo', 'deq_irnn', 'static/favicon.svg'
 html_static_path, html_css_files = ['static'], ['site.css']
 html_theme_options = {f'{mode}_css_variables': {'color-brand-primary': c, 'color-brand-content': c} for mode, c in (('light', '#2757a8'), ('dark', '#8ab4f8'))}
@@ -46,4 +45,11 @@ def block(self, node):
     self.body.append(self.starttag(node, 'div', CLASS='equation') + f'<div class="scroll">{xml}</div>' + (f'<span class="number">({number})</span>' if number else '') + '</div>')
     raise SkipNode
 
-def setup(app): app.add_html_math_renderer('mathml', (inline, None), (block, None))
+def reachable(app, page, template, context, doctree):
+    "Code and formulas that scroll can be scrolled by keyboard."
+    if body := context.get('body'):
+        context['body'] = body.replace('<pre>', '<pre tabindex="0">').replace('<div class="scroll">', '<div class="scroll" tabindex="0">')
+
+def setup(app):
+    app.add_html_math_renderer('mathml', (inline, None), (block, None))
+    app.connect('html-page-context', reachable)

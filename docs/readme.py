@@ -1,5 +1,5 @@
 "README.md from nbs/index.ipynb, with the pictures of its cells as files beside the notebooks. `--check` only says whether README.md is up to date."
-import re, sys
+import configparser, re, sys
 from pathlib import Path
 import nbformat
 from nbconvert import MarkdownExporter
@@ -7,6 +7,15 @@ from traitlets.config import Config
 
 root = Path(__file__).resolve().parents[1]
 NOTE = '<!-- Made from nbs/index.ipynb by `make readme`; edit the notebook. -->\n\n'
+
+def absolute(text):
+    "Links into the repository as links to where settings.ini says it is, so that they lead somewhere on PyPI too; as they are where it says nothing."
+    cfg = configparser.ConfigParser(delimiters=['='], interpolation=None)
+    cfg.read(root/'settings.ini', encoding='utf-8')
+    home, branch = cfg['DEFAULT'].get('git_url', '').rstrip('/'), cfg['DEFAULT']['branch']
+    if not home: return text
+    def there(m): return f'{m[1]}]({home}/{"raw" if m[1].startswith("!") else "blob"}/{branch}/{m[2]})'
+    return re.sub(r'(!?\[[^\]]*)\]\((?!https?:|#|mailto:)([^)\s]+)\)', there, text)
 
 def hidden(cell, directive): return cell.cell_type == 'code' and re.search(rf'^#\|\s*{directive}', cell.source, re.M)
 
@@ -23,8 +32,8 @@ def readme():
         pictures[new := f'index-{i}.png'] = data
         text = text.replace(f'({name})', f'(nbs/images/{new})')
     text = re.sub(r'\]\((?!https?:|nbs/|#)([\w-]+\.ipynb)', r'](nbs/\1', text)            # chapters
-    text = re.sub(r'\]\(images/', '](nbs/images/', text)
-    return NOTE + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n', pictures
+    text = re.sub(r'\]\(images/', '](nbs/images/', text).replace('](../', '](')
+    return NOTE + re.sub(r'\n{3,}', '\n\n', absolute(text)).strip() + '\n', pictures
 
 if __name__ == '__main__':
     text, pictures = readme()

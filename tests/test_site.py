@@ -1,5 +1,5 @@
 "The documentation site: built by Sphinx without a network, looked over as files, and read in a real browser. SITE_SHOTS=FOLDER keeps screenshots."
-import functools, importlib, json, os, re, shutil, subprocess, sys, threading
+import functools, importlib, inspect, json, os, re, shutil, subprocess, sys, threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
@@ -33,7 +33,7 @@ def html(site): return {p.relative_to(site).as_posix(): BeautifulSoup(p.read_tex
 def test_pages_and_order_are_the_sidebars(html):
     assert {f'{p}.html' for p in PAGES} <= set(html)
     tree = html['index.html'].select('.sidebar-tree a.reference')
-    assert [a['href'].removesuffix('.html') for a in tree] == [p for p in PAGES if p != 'index']
+    assert [a['href'].removesuffix('.html') for a in tree] == ['api'] + [p for p in PAGES if p != 'index']
     assert [c.get_text() for c in html['index.html'].select('.sidebar-tree .caption')] == [c['section'] for c in CONTENTS if not isinstance(c, str)]
 
 def test_nothing_comes_from_another_host(site, html):
@@ -71,6 +71,53 @@ def test_public_names_have_entries_and_sources(html, page):
         entry = soup.find('dt', id=f'deq_irnn.{name}.{n}')
         assert entry, f'no entry for {n}'
         if callable(getattr(module, n)) and getattr(getattr(module, n), '__module__', '') == module.__name__: assert entry.select('a .viewcode-link'), f'no source for {n}'
+
+def test_the_api_page_has_every_public_name(html):
+    "With a link to its entry, and what it is in a line."
+    import deq_irnn
+    found = {a.get_text(): a['href'] for a in html['api.html'].select('table.names a')}
+    assert set(deq_irnn.__all__) <= set(found)
+    for site in build.Site(ROOT/'nbs').modules.values(): assert {n for n in site.__all__ if n[0] != '_'} <= set(found), site
+    said = {row.a.get_text(): row.find_all('td')[-1].get_text() for row in html['api.html'].select('table.names tr')}
+    assert not [n for n in deq_irnn.__all__ if inspect.isroutine(getattr(deq_irnn, n)) and not said[n]]
+
+@pytest.mark.parametrize('page', PAGES)
+def test_every_page_can_be_downloaded(site, html, page):
+    link = html[f'{page}.html'].select_one('.page-links a[download]')
+    assert (site/link['href']).read_bytes() == (ROOT/f'nbs/{page}.ipynb').read_bytes()
+
+def test_edit_and_run_where_the_repository_is_known():
+    assert 'Edit' not in build.page_links('01_solvers', '', 'main')
+    links = build.page_links('01_solvers', 'https://github.com/some/repo', 'main')
+    assert 'https://github.com/some/repo/edit/main/nbs/01_solvers.ipynb' in links
+    assert 'https://colab.research.google.com/github/some/repo/blob/main/nbs/01_solvers.ipynb' in links
+
+def test_pictures_say_what_they_show(html):
+    "Each its own words, taken from the sentence that follows it or from `#| fig-alt:`."
+    for name, page in html.items():
+        alts = [i.get('alt', '') for i in page.select('article .cell img')]
+        assert all(len(a) > 15 and a != 'Plot drawn by this cell' for a in alts), (name, alts)
+    every = [i['alt'] for p in html.values() for i in p.select('article .cell img')]
+    assert len(set(every)) > .95*len(every)
+
+def luminance(color):
+    values = [int(color.lstrip('#')[i:i+2], 16)/255 for i in (0, 2, 4)]
+    return sum(w*(v/12.92 if v <= .04045 else ((v + .055)/1.055)**2.4) for w, v in zip((.2126, .7152, .0722), values))
+
+@pytest.mark.parametrize('mode', ['pygments_style', 'pygments_dark_style'])
+def test_code_has_contrast(mode):
+    "Every token at 4.5:1 (WCAG AA) or more on the background of its style."
+    from pygments.styles import get_style_by_name
+    sys.modules.pop('conf', None)
+    import conf
+    style = get_style_by_name(getattr(conf, mode))
+    for token, look in style:
+        if not look['color']: continue
+        low, high = sorted(luminance(c) for c in (look['color'], (look['bgcolor'] or style.background_color).lstrip('#')))
+        assert (high + .05)/(low + .05) >= 4.5, (token, look['color'])
+
+def test_code_can_be_scrolled_by_keyboard(html):
+    assert not [name for name, p in html.items() if name != 'genindex.html' and [b for b in p.select('article .highlight pre') if b.get('tabindex') != '0'] and not name.startswith('_modules')]
 
 def test_solutions_are_folded(html):
     folded = [d for p in html.values() for d in p.select('article details')]
@@ -179,6 +226,46 @@ def test_page_in_a_browser(browser, address, page, width):
     assert browser.execute_script("return [...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src)") == []
     assert browser.execute_script("return [...document.querySelectorAll('article math')].filter(m => m.checkVisibility() && m.getBoundingClientRect().width < 2).length") == 0
     if browser.execute_script("return !!document.querySelector('article math')"): assert browser.execute_script("return document.fonts.check('16px \"Site Math\"')")
+
+@pytest.mark.parametrize('page', [p for p in PAGES if p[:2].isdigit()])
+def test_no_code_is_cut_off(browser, address, page):
+    "At 1280 px; at 390 px it can be scrolled, or is wrapped."
+    resize(browser, 1280)
+    browser.get(f'{address}{page}.html')
+    cut = browser.execute_script("return [...document.querySelectorAll('article .highlight pre')].filter(p => p.checkVisibility() && p.scrollWidth > p.clientWidth + 1).map(p => p.innerText.split('\\n').sort((a, b) => b.length - a.length)[0])")
+    assert cut == []
+
+SOUGHT = {'replace LSTM': '91_coming_from', 'mixed precision': '92_mixed_precision', 'several GPUs': '93_several_gpus', 'long sequences': '94_long_sequences',
+          'export ONNX': '95_onnx', 'onnx': '95_onnx', 'warm start': '96_warm_start', 'does not converge': '97_diagnosis', 'Lightning': '98_recipes', 'cite': '99_cite',
+          'API': 'api', 'deploy': '46_deploy'}
+
+@pytest.mark.parametrize('words', SOUGHT)
+def test_search_finds_it_in_three(browser, address, words):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+    resize(browser, 1280)
+    browser.get(f'{address}search.html?q={words.replace(" ", "+")}')
+    WebDriverWait(browser, 60).until(lambda b: b.find_elements(By.CSS_SELECTOR, '#search-results li a') and 'Search finished' in b.page_source or 'found' in b.find_element(By.ID, 'search-results').text)
+    found = [a.get_attribute('href') for a in browser.find_elements(By.CSS_SELECTOR, '#search-results li > a')][:3]
+    assert any(f'{SOUGHT[words]}.html' in f for f in found), found
+
+def test_print_leaves_out_the_navigation(browser, address):
+    resize(browser, 1280)
+    browser.execute_cdp_cmd('Emulation.setEmulatedMedia', dict(media='print'))
+    browser.get(f'{address}01_solvers.html')
+    seen = browser.execute_script("return [...document.querySelectorAll('.sidebar-drawer, .toc-drawer, .page-links')].filter(e => e.checkVisibility()).length")
+    wrapped = browser.execute_script("return getComputedStyle(document.querySelector('article .highlight pre')).whiteSpace")
+    browser.execute_cdp_cmd('Emulation.setEmulatedMedia', dict(media=''))
+    assert seen == 0 and wrapped.startswith('pre-wrap')
+
+def test_pictures_are_dark_in_dark_mode(browser, address):
+    resize(browser, 1280)
+    browser.get(f'{address}01_solvers.html')
+    look = "return getComputedStyle(document.querySelector('.cell img')).filter"
+    browser.execute_script("document.body.dataset.theme = 'light'")
+    light = browser.execute_script(look)
+    browser.execute_script("document.body.dataset.theme = 'dark'")
+    assert light == 'none' and 'invert' in browser.execute_script(look)
 
 def test_search_finds_anderson(browser, address):
     from selenium.webdriver.common.by import By
