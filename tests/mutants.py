@@ -1,0 +1,200 @@
+"""Break the library on purpose, one small change at a time, and see who notices.
+
+    python tests/mutants.py wellposed                     # every mutant of every function of the module
+    python tests/mutants.py wellposed --sample 40         # so many, drawn at random (--seed)
+    python tests/mutants.py wellposed --only contractive  # those of one function or class
+    python tests/mutants.py wellposed --no-pytest         # the notebook's own tests alone
+
+A mutant is a function of the library with one sign flipped, one term dropped, one number off by one, one comparison
+or condition turned round. First it is put into the notebook that exports it, in place of the right one, and the notebook
+is run from the top until a cell raises. Those that survive are put into a copy of the package, and the chapter's file
+under tests/ is run. A mutant that nobody notices is a hole in the tests, or it computes the same by another way: a person has to
+look. Nothing here is collected by pytest; it takes a few seconds per mutant. `--json FILE` keeps the outcome."""
+import argparse, ast, copy, json, os, random, re, shutil, signal, subprocess, sys, tempfile, time
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# ---- the changes
+
+SWAPS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
+         ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+         ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.And: ast.Or, ast.Or: ast.And}
+TURNED = {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE}
+
+def changes(node):
+    "What may become of `node`: pairs (what it is called, the new node)."
+    def with_(**fields):
+        new = copy.copy(node)
+        for name, value in fields.items(): setattr(new, name, value)
+        return new
+    if isinstance(node, ast.BinOp) and type(node.op) in SWAPS:
+        yield 'operator', with_(op=SWAPS[type(node.op)]())
+        if isinstance(node.op, (ast.Add, ast.Sub)):
+            yield 'right term dropped', node.left
+            yield 'left term dropped', node.right
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult): yield 'factor dropped', node.left
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.Not)): yield 'sign', node.operand
+    if isinstance(node, ast.Compare) and len(node.ops) == 1:
+        for table in (SWAPS, TURNED):
+            if type(node.ops[0]) in table: yield 'comparison', with_(ops=[table[type(node.ops[0])]()])
+    if isinstance(node, ast.BoolOp): yield 'and, or', with_(op=SWAPS[type(node.op)]())
+    if isinstance(node, (ast.If, ast.IfExp)): yield 'condition', with_(test=ast.UnaryOp(ast.Not(), node.test))
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        yield 'off by one' if type(node.value) is int else 'number', with_(value=node.value + 1)
+    if isinstance(node, ast.Constant) and type(node.value) is bool: yield 'truth', with_(value=not node.value)
+
+def unseen(node):
+    "Children in which nothing is changed: annotations, decorators, messages of errors, defaults."
+    if isinstance(node, ast.arguments): return {id(n) for n in ast.iter_child_nodes(node)}
+    if isinstance(node, ast.ClassDef): return {id(n) for n in ast.iter_child_nodes(node) if not isinstance(n, ast.FunctionDef)}
+    hidden = [getattr(node, 'annotation', None), getattr(node, 'returns', None), *getattr(node, 'decorator_list', [])]
+    if isinstance(node, (ast.Raise, ast.JoinedStr)): hidden += ast.iter_child_nodes(node)
+    return {id(n) for n in hidden if n is not None}
+
+def mutants(function):
+    "All copies of the function or class `function` with one change: (line, what, the new node)."
+    def look(node, path):
+        if path:
+            for what, new in changes(node): yield getattr(node, 'lineno', function.lineno), what, rebuilt(function, path, new)
+        hidden = unseen(node)
+        for field, value in ast.iter_fields(node):
+            for i, child in enumerate(value if isinstance(value, list) else [value]):
+                if not isinstance(child, ast.AST) or id(child) in hidden: continue
+                yield from look(child, [*path, (field, i if isinstance(value, list) else None)])
+    yield from look(function, [])
+
+def rebuilt(tree, path, new):
+    "`tree` with `new` at the end of `path`; what is on the way is copied, the rest shared."
+    if not path: return new
+    (field, i), *rest = path
+    top, value = copy.copy(tree), getattr(tree, field)
+    if i is None: setattr(top, field, rebuilt(value, rest, new))
+    else: setattr(top, field, [rebuilt(v, rest, new) if j == i else v for j, v in enumerate(value)])
+    return top
+
+# ---- where they go
+
+class Module:
+    "A module of the library: its notebook's cells, its functions and classes."
+    def __init__(self, name):
+        self.name = name
+        for path in sorted((ROOT/'nbs').glob('[0-9]*.ipynb')):
+            cells = [''.join(c['source']) for c in json.loads(path.read_text())['cells'] if c['cell_type'] == 'code']
+            if any(re.search(rf'^#\| default_exp {name}$', c, re.M) for c in cells): break
+        else: raise SystemExit(f'no notebook exports {name}')
+        self.path, self.cells = path, cells
+        self.exported = [i for i, c in enumerate(cells) if re.match(r'#\| export', c)]
+        self.source = (ROOT/f'deq_irnn/{name}.py').read_text()
+        self.tests = [p for p in [ROOT/f'tests/test_{name}.py'] if p.exists()]
+
+    def functions(self, only=None):
+        "(cell, function or class) of everything exported."
+        for i in self.exported:
+            for node in ast.parse(self.cells[i]).body:
+                if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and only in (None, node.name): yield i, node
+
+    def in_notebook(self, cell, old, new):
+        "The notebook's cells with `new` in place of `old`."
+        return [replaced(c, old, new) if i == cell else c for i, c in enumerate(self.cells)]
+
+    def in_module(self, old, new):
+        "The module's source with `new` in place of the function or class of the same name."
+        same = [n for n in ast.parse(self.source).body if type(n) is type(old) and n.name == old.name and ast.dump(n) == ast.dump(old)]
+        return replaced(self.source, same[0], new)
+
+def replaced(source, old, new):
+    "`source` with the lines of `old`, decorators included, written anew."
+    lines = source.splitlines()
+    first = min([old.lineno, *(d.lineno for d in old.decorator_list)]) - 1
+    return '\n'.join([*lines[:first], ast.unparse(ast.fix_missing_locations(new)), *lines[old.end_lineno:]])
+
+# ---- who notices
+
+def in_child(work, seconds):
+    "Run `work()` in a forked process: 'passed', 'noticed' (it raised), or 'too long'."
+    child = os.fork()
+    if child == 0:
+        signal.alarm(int(seconds))
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1); os.dup2(null, 2)
+        try: work()
+        except BaseException: os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status): return 'too long' if os.WTERMSIG(status) == signal.SIGALRM else 'noticed'
+    return 'noticed' if os.WEXITSTATUS(status) else 'passed'
+
+def run_cells(cells, folder):
+    "A notebook's code cells, one after the other, without a kernel."
+    os.chdir(folder)
+    space = {'__name__': '__main__'}
+    for cell in cells: exec(compile(cell, 'cell', 'exec'), space)
+
+def run_pytest(package, tests, seconds):
+    "The files `tests` with the library in the folder `package`."
+    env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} | {'PYTHONPATH': str(package)}
+    call = [sys.executable, '-m', 'pytest', '-x', '-q', '-p', 'no:cacheprovider', *map(str, tests)]
+    try: done = subprocess.run(call, cwd=package, env=env, capture_output=True, timeout=seconds)
+    except subprocess.TimeoutExpired: return 'too long'
+    return 'noticed' if done.returncode else 'passed'
+
+def timed(work):
+    start = time.time()
+    return work(), time.time() - start
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('module')
+    parser.add_argument('--sample', type=int)
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--only')
+    parser.add_argument('--no-pytest', action='store_true')
+    parser.add_argument('--json', type=Path)
+    args = parser.parse_args()
+    os.environ['MPLBACKEND'] = 'agg'
+    import matplotlib.pyplot, torch, IPython.display      # noqa: loaded once, and inherited by every fork
+    module = Module(args.module)
+    found = [(cell, old, *m) for cell, old in module.functions(args.only) for m in mutants(old)]
+    total = len(found)
+    if args.sample and args.sample < total: found = random.Random(args.seed).sample(found, args.sample)
+    right, seconds = timed(lambda: in_child(lambda: run_cells(module.cells, module.path.parent), 900))
+    if right != 'passed': raise SystemExit(f'{module.path.name} fails as it is')
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder)
+        shutil.copytree(ROOT/'deq_irnn', package/'deq_irnn')
+        longer = 0.
+        if not args.no_pytest and module.tests:
+            right, longer = timed(lambda: run_pytest(package, module.tests, 1800))
+            if right != 'passed': raise SystemExit(f'{module.tests} fail as they are')
+        print(f'{len(found)} of {total} mutants of {args.module}; as it is, the notebook takes {seconds:.0f} s, the tests {longer:.0f} s', flush=True)
+        counts, survivors = Counter(), []
+        for cell, old, line, what, new in found:
+            cells = module.in_notebook(cell, old, new)
+            outcome = in_child(lambda: run_cells(cells, module.path.parent), 3*seconds + 20)
+            by = 'notebook'
+            if outcome == 'passed' and longer:
+                (package/f'deq_irnn/{module.name}.py').write_text(module.in_module(old, new))
+                outcome, by = run_pytest(package, module.tests, 3*longer + 60), 'tests'
+                (package/f'deq_irnn/{module.name}.py').write_text(module.source)
+            if outcome == 'passed': by = 'nobody'
+            counts[by] += 1
+            if by == 'nobody':
+                code = module.cells[cell].splitlines()[line - 1].strip()
+                survivors.append(dict(name=old.name, what=what, line=code))
+                print(f'survives: {old.name}: {what} in  {code}\n{difference(old, new)}', flush=True)
+    noticed = len(found) - counts['nobody']
+    print(f'{noticed} of {len(found)} noticed: {counts["notebook"]} by the notebook, {counts["tests"]} more by the tests')
+    if args.json:
+        kept = json.loads(args.json.read_text()) if args.json.exists() else {}
+        kept[args.module] = dict(mutants=total, tried=len(found), seed=args.seed, notebook=counts['notebook'],
+                                 tests=counts['tests'], survivors=survivors)
+        args.json.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + '\n')
+
+def difference(old, new):
+    "The lines that differ."
+    a, b = (ast.unparse(ast.fix_missing_locations(n)).splitlines() for n in (old, new))
+    return '\n'.join(f'    now: {y.strip()}' for x, y in zip(a, b) if x != y) or '    (a line less)'
+
+if __name__ == '__main__': main()
