@@ -256,11 +256,12 @@ def test_blocks_of_two_are_the_pairs_of_rotation_scan_and_one_block_is_a_dense_s
     torch.testing.assert_close(orthogonal_scan(A[:, :, None], b, h0), affine_scan(A, b, h0))
 
 
-@pytest.mark.parametrize('tile', [1, 50, 300, 10**6])
-def test_matrices_made_tile_by_tile(tile):
+@pytest.mark.parametrize('T', [1, 127, 128, 300, 777])
+@pytest.mark.parametrize('units', [1, 128, 300, 10**6])
+def test_matrices_made_tile_by_tile(units, T):
     for make, d in ((Exponential(), 3), (Householder(3), 4), (Cayley(), 2)):
-        kind = MadeBlocks(make, d, tile_size=tile)
-        a, b, h0 = (torch.randn(s, dtype=F64, requires_grad=True) for s in ((60, 2, make.size(d), 2), (60, 2, 2*d), (2, 2*d)))
+        kind = MadeBlocks(make, d, side_by_side=units)
+        a, b, h0 = (torch.randn(s, dtype=F64, requires_grad=True) for s in ((T, 2, make.size(d), 2), (T, 2, 2*d), (2, 2*d)))
         for reverse in (False, True):
             ours, whole = linear_scan(kind, a, b, h0, reverse), orthogonal_scan(make(a, d).movedim(-1, 2), b, h0, reverse)
             torch.testing.assert_close(ours, whole)
