@@ -169,11 +169,12 @@ class Block:
         tol, atol = scale*how.tol, scale*how.atol
         out = rows = live = None                                # all tokens; those in the tile; who moves
         n = len(q)                                              # how many move
+        near = self.m > .5                                      # one or two iterations may do
         for k in range(1, max_iter + 1):
             u = torch.addmm(q, delta, C)
             s = self.act(u, *extra)
             before, delta = delta, torch.sub(s, u, alpha=self.m)
-            if k > 3 and k % 2 and k < max_iter: continue
+            if (k % 2 == 0 or k == 1) and k < max_iter and not (near and k < 3): continue
             length, change, size = _sizes(delta, delta - before, s)
             rounding = slack*(length + size)                    # m u is their sum
             enough = (tol*size).clamp_min(atol) if atol else tol*size
@@ -235,9 +236,9 @@ def _first_pass(
         rest.iterations, gap = kernel(block.act, p @ block.V, block.C, s, *args)
         rest.gap, rest.size = gap*block.norm, row_norm(s)
         return rest
-    guess = _first_line(block, p, extra)
-    measured = {guess.m: guess}
     n = tiles.tokens(s)
+    guess = _first_line(block, p[:n], tuple(x[:n] for x in extra))
+    measured = {guess.m: guess}
     for a in range(0, len(s), n):
         p_tile, e_tile = p[a:a + n], tuple(x[a:a + n] for x in extra)
         q_tile = p_tile @ guess.V                  # also a first u: that of a φ that is the line
