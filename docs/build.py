@@ -141,8 +141,16 @@ def describe_pictures(cells):
     for i, cell in enumerate(cells):
         if cell.cell_type != 'code' or not any('image/png' in o.get('data', {}) for o in cell.outputs): continue
         after = next((c.source for c in cells[i+1:] if c.cell_type == 'markdown'), '')
-        text = cell.metadata.pop('alt', '') or first_sentence(after) or first_sentence(next((c.source for c in reversed(cells[:i]) if c.cell_type == 'markdown'), ''))
-        cell.metadata['mystnb'] = {'image': {'alt': f'Plot: {text}' if text else 'Plot drawn by this cell'}}
+        before = next((c.source for c in reversed(cells[:i]) if c.cell_type == 'markdown'), '')
+        said = cell.metadata.pop('alt', '') or ' '.join(filter(None, (labels(cell.source), first_sentence(after) or first_sentence(before))))
+        cell.metadata['mystnb'] = {'image': {'alt': f'Plot. {said}'.strip()}}
+
+def labels(code):
+    "The titles and labels of the axes that `code` writes."
+    found = re.findall(r"""(?:title|xlabel|ylabel)(?:=|\()\s*f?['"]([^'"{]{3,})['"]""", code)
+    return '; '.join(dict.fromkeys(plain_words(f) for f in found)) + '.' if found else ''
+
+def plain_words(text): return ' '.join(re.sub(r'[*`$\\{}_"<>]', ' ', text.replace(r'\n', ' ')).split())
 
 def first_sentence(text):
     "The first sentence of a markdown text, without its marks; at most 200 characters."
@@ -150,7 +158,7 @@ def first_sentence(text):
     text = re.sub(r'\{\w[\w:]*\}`([^`<]*)(?:<[^`]*>)?`', r'\1', text)
     text = re.sub(r'\[([^\]]*)\]\([^)]*\)', r'\1', re.sub(r'[*`$\\{}_"<>]', ' ', text))
     text = ' '.join(text.split())
-    return re.split(r'(?<=[.:;]) ', text, maxsplit=1)[0][:200]
+    return re.split(r'(?<=\.) ', text, maxsplit=1)[0].rstrip(':;')[:200]
 
 def toctrees(contents, more=()):
     "The sidebar as hidden toctrees: one for the pages on their own, one with a caption for each section."

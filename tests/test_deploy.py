@@ -29,6 +29,7 @@ def start(x): return dict(a=torch.zeros_like(x), b=torch.zeros_like(x))
 def dense(N, D, **kw): return Orthogonal(N, D, 3, Exponential(), **kw)
 TIGHT = dict(tol=1e-6, max_iter=300)
 def sequence(): return torch.randn(5, 2, 4),
+def short(): return torch.randn(2, 2, 4),
 def vectors(): return torch.randn(3, 4),
 def pictures(): return torch.randn(2, 4, 4, 4),
 def tokens(): return torch.randn(2, 5, 4),
@@ -47,8 +48,8 @@ NETS = {
     'RootIRNN sin': (lambda: RootIRNN(4, 6, nonlinearity=torch.sin, solver=Anderson(), **TIGHT), sequence),
     **{f'IsometricRNN {i}': (lambda i=i: IsometricRNN(4, 6, 2, injection=i, transition='input_rotation', bidirectional=True), sequence) for i in ('tanh', 'mlp', None)},
     'RootBlock in a model': (Text, lambda: (torch.randint(0, 7, (5, 2)),)),
-    **{f'EquilibriumRNN {c.__name__}': (lambda c=c: EquilibriumRNN(c(4, 3), **TIGHT), sequence) for c in (TanhCell, IncrementalCell, EquilibriumGRUCell, DiagonalGRUCell, DiagonalLSTMCell)},
-    'EquilibriumRNN nn.LSTMCell': (lambda: EquilibriumRNN(Explicit(nn.LSTMCell(4, 3)), **TIGHT), sequence),
+    **{f'EquilibriumRNN {c.__name__}': (lambda c=c: EquilibriumRNN(c(4, 3), **TIGHT), short) for c in (TanhCell, IncrementalCell, EquilibriumGRUCell, DiagonalGRUCell, DiagonalLSTMCell)},
+    'EquilibriumRNN nn.LSTMCell': (lambda: EquilibriumRNN(Explicit(nn.LSTMCell(4, 3)), **TIGHT), short),
     **{f'IncrementalResNet {b} {i} {t}': (lambda b=b, i=i, t=t: IncrementalResNet(4, 3, i, block=b, transition=t, **TIGHT), vectors if b == 'dense' else pictures)
        for b, i, t in (('dense', 'input', 'minus'), ('dense', 'both', 'rotation'), ('conv', 'input', 'rotation'), ('conv', 'normed', 'plus'))},
     'IncrementalResNet steps': (lambda: IncrementalResNet(4, 3, 'normed', steps=2), vectors),

@@ -99,3 +99,32 @@ def test_ci_covers_what_the_metadata_promises(installed):
     assert sorted(matrix['python']) == sorted(promised)
     left_out = [(e['python'], e['torch']) for e in matrix['exclude']]
     assert set(left_out) < set(product(matrix['python'], matrix['torch'])) and any('2.4' in t for t in matrix['torch'])
+
+# ---- the tools of the house
+
+@pytest.fixture
+def tool(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT/'docs'))
+    return lambda name: __import__(name)
+
+def test_readme_links_lead_somewhere_on_pypi_too(tool, monkeypatch, tmp_path):
+    "Where settings.ini knows the repository; as they are where it does not."
+    readme = tool('readme')
+    text = 'See [x](nbs/01_solvers.ipynb#a), [y](https://a.b/c), ![png](nbs/images/i.png), [z](#z)'
+    monkeypatch.setattr(readme, 'root', tmp_path)
+    (tmp_path/'settings.ini').write_text('[DEFAULT]\nbranch = main\ngit_url =\n')
+    assert readme.absolute(text) == text
+    (tmp_path/'settings.ini').write_text('[DEFAULT]\nbranch = main\ngit_url = https://h.org/r\n')
+    assert readme.absolute(text) == 'See [x](https://h.org/r/blob/main/nbs/01_solvers.ipynb#a), [y](https://a.b/c), ![png](https://h.org/r/raw/main/nbs/images/i.png), [z](#z)'
+
+def test_quick_knows_what_a_chapter_needs(tool):
+    quick = tool('quick')
+    assert quick.tests('05_scan') == ['tests/test_notebooks.py::test_runs[05_scan]', 'tests/test_notebooks.py::test_outputs_are_sound_and_small[05_scan]', 'tests/test_scan.py']
+    assert len(quick.tests('90_choosing')) == 2
+    with pytest.raises(SystemExit, match='05_scans must be one of'): quick.tests('05_scans')
+
+def test_ruff_is_told_what_the_house_test_holds():
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has none")
+    ruff = tomllib.loads((ROOT/'pyproject.toml').read_text())['tool']['ruff']
+    width = re.search(r'(?m)^WIDTH = (\d+)', (ROOT/'tests/test_house.py').read_text())[1]
+    assert ruff['line-length'] == int(width)
