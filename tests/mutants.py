@@ -10,11 +10,15 @@ or condition turned round. First it is put into the notebook that exports it, in
 is run from the top until a cell raises. Those that survive are put into a copy of the package, and the chapter's file
 under tests/ is run. A mutant that nobody notices is a hole in the tests, or it computes the same by another way: a person has to
 look. Nothing here is collected by pytest; it takes a few seconds per mutant. `--json FILE` keeps the outcome."""
-import argparse, ast, copy, json, os, random, re, shutil, signal, subprocess, sys, tempfile, time
+import argparse, ast, copy, json, os, random, re, shutil, signal, subprocess, sys, tempfile, time, types
 from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# whose tests look after an engine room
+TESTS = {'loop': ['solvers'], 'derivatives': ['implicit'], 'deq_extras': ['deq'], 'euler_adjoint': ['irnn'],
+         'sequence_newton': ['equilibrium_rnn'], 'tokens': ['root_irnn'], 'time_parallel': ['root_irnn']}
 
 # ---- the changes
 
@@ -87,7 +91,8 @@ class Module:
         self.path, self.cells = path, cells
         self.exported = [i for i, c in enumerate(cells) if re.match(r'#\| export', c)]
         self.source = (ROOT/f'deq_irnn/{name}.py').read_text()
-        self.tests = [p for p in [ROOT/f'tests/test_{name}.py'] if p.exists()]
+        named = (ROOT/f'tests/test_{n}.py' for n in TESTS.get(name, [name]))
+        self.tests = [p for p in named if p.exists()]
 
     def functions(self, only=None):
         "(cell, function or class) of everything exported."
@@ -129,8 +134,8 @@ def in_child(work, seconds):
 def run_cells(cells, folder):
     "A notebook's code cells, one after the other, without a kernel."
     os.chdir(folder)
-    space = {'__name__': '__main__'}
-    for cell in cells: exec(compile(cell, 'cell', 'exec'), space)
+    main = sys.modules['__main__'] = types.ModuleType('__main__')     # (pickle looks its classes up there)
+    for cell in cells: exec(compile(cell, 'cell', 'exec'), main.__dict__)
 
 def run_pytest(package, tests, seconds):
     "The files `tests` with the library in the folder `package`."
