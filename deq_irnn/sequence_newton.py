@@ -505,7 +505,7 @@ def growth_rate(
     h:Tensor,       # (T, B, D)
     h0:Tensor,      # (B, D)
 ) -> Tensor:
-    "The mean logarithmic growth per step of a disturbance, (B,): δ_t = (I − A_t)⁻¹B_t δ_{t−1}."
+    "The mean logarithmic growth per step of a disturbance, (B,): δ_t = (I − A_t)⁻¹J_t δ_{t−1}."
     lin, B = full_jacobian(step, x, h, h0), h.shape[1]
     assert lin.past is not None
     v = units(torch.full_like(h0[None], h0.shape[1]**-.5), step.block)[0, ..., None]
