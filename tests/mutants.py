@@ -4,17 +4,22 @@
     python tests/mutants.py wellposed --sample 40         # so many, drawn at random (--seed)
     python tests/mutants.py wellposed --only contractive  # those of one function or class
     python tests/mutants.py wellposed --no-pytest         # the notebook's own tests alone
+    python tests/mutants.py deq -k 'not ddp'              # of those under tests/, the ones that pytest -k selects
 
 A mutant is a function of the library with one sign flipped, one term dropped, one number off by one, one comparison
 or condition turned round. First it is put into the notebook that exports it, in place of the right one, and the notebook
 is run from the top until a cell raises. Those that survive are put into a copy of the package, and the chapter's file
 under tests/ is run. A mutant that nobody notices is a hole in the tests, or it computes the same by another way: a person has to
 look. Nothing here is collected by pytest; it takes a few seconds per mutant. `--json FILE` keeps the outcome."""
-import argparse, ast, copy, json, os, random, re, shutil, signal, subprocess, sys, tempfile, time
+import argparse, ast, copy, json, os, random, re, shutil, signal, subprocess, sys, tempfile, time, types
 from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# whose tests look after an engine room
+TESTS = {'loop': ['solvers'], 'derivatives': ['implicit'], 'deq_extras': ['deq'], 'euler_adjoint': ['irnn'],
+         'sequence_newton': ['equilibrium_rnn'], 'tokens': ['root_irnn'], 'time_parallel': ['root_irnn']}
 
 # ---- the changes
 
@@ -87,7 +92,8 @@ class Module:
         self.path, self.cells = path, cells
         self.exported = [i for i, c in enumerate(cells) if re.match(r'#\| export', c)]
         self.source = (ROOT/f'deq_irnn/{name}.py').read_text()
-        self.tests = [p for p in [ROOT/f'tests/test_{name}.py'] if p.exists()]
+        named = (ROOT/f'tests/test_{n}.py' for n in TESTS.get(name, [name]))
+        self.tests = [p for p in named if p.exists()]
 
     def functions(self, only=None):
         "(cell, function or class) of everything exported."
@@ -129,13 +135,13 @@ def in_child(work, seconds):
 def run_cells(cells, folder):
     "A notebook's code cells, one after the other, without a kernel."
     os.chdir(folder)
-    space = {'__name__': '__main__'}
-    for cell in cells: exec(compile(cell, 'cell', 'exec'), space)
+    main = sys.modules['__main__'] = types.ModuleType('__main__')     # (pickle looks its classes up there)
+    for cell in cells: exec(compile(cell, 'cell', 'exec'), main.__dict__)
 
-def run_pytest(package, tests, seconds):
-    "The files `tests` with the library in the folder `package`."
+def run_pytest(package, tests, chosen, seconds):
+    "The files `tests`, those that `-k chosen` selects, with the library in the folder `package`."
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} | {'PYTHONPATH': str(package)}
-    call = [sys.executable, '-m', 'pytest', '-x', '-q', '-p', 'no:cacheprovider', *map(str, tests)]
+    call = [sys.executable, '-m', 'pytest', '-x', '-q', '-p', 'no:cacheprovider', '-k', chosen, *map(str, tests)]
     try: done = subprocess.run(call, cwd=package, env=env, capture_output=True, timeout=seconds)
     except subprocess.TimeoutExpired: return 'too long'
     return 'noticed' if done.returncode else 'passed'
@@ -151,6 +157,7 @@ def main():
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--only')
     parser.add_argument('--no-pytest', action='store_true')
+    parser.add_argument('-k', default='')
     parser.add_argument('--json', type=Path)
     args = parser.parse_args()
     os.environ['MPLBACKEND'] = 'agg'
@@ -166,7 +173,7 @@ def main():
         shutil.copytree(ROOT/'deq_irnn', package/'deq_irnn')
         longer = 0.
         if not args.no_pytest and module.tests:
-            right, longer = timed(lambda: run_pytest(package, module.tests, 1800))
+            right, longer = timed(lambda: run_pytest(package, module.tests, args.k, 1800))
             if right != 'passed': raise SystemExit(f'{module.tests} fail as they are')
         print(f'{len(found)} of {total} mutants of {args.module}; as it is, the notebook takes {seconds:.0f} s, the tests {longer:.0f} s', flush=True)
         counts, survivors = Counter(), []
@@ -176,7 +183,7 @@ def main():
             by = 'notebook'
             if outcome == 'passed' and longer:
                 (package/f'deq_irnn/{module.name}.py').write_text(module.in_module(old, new))
-                outcome, by = run_pytest(package, module.tests, 3*longer + 60), 'tests'
+                outcome, by = run_pytest(package, module.tests, args.k, 3*longer + 60), 'tests'
                 (package/f'deq_irnn/{module.name}.py').write_text(module.source)
             if outcome == 'passed': by = 'nobody'
             counts[by] += 1
