@@ -186,7 +186,7 @@ def test_plot_and_table_read_a_results_file(here, tmp_path):
     assert done.returncode == 0, done.stderr
     assert '| root-rotation' in done.stdout and len(list((tmp_path/'digits').glob('*.png'))) == 4
     both = here('table', ROOT/'results/digits.json', ROOT/'results/copy.json')
-    assert both.returncode == 0 and both.stdout.count('| network') == 2
+    assert both.returncode == 0 and both.stdout.count('| network') == 3 and 'side by side' in both.stdout
     for wrong in ('charlm.json', 'nothing.json'):
         other = here('table', ROOT/'results'/wrong)
         assert other.returncode == 2 and wrong in other.stderr and 'Traceback' not in other.stderr
