@@ -257,12 +257,13 @@ def idx_tensor(
         raise ValueError(f'{name}: an IDX file of shape {shape}, cut off: {len(content)} bytes')
     return torch.frombuffer(bytearray(content[start:]), dtype=torch.uint8).view(shape)
 
-IDX_NAMES = [f'{split}-{kind}-ubyte' for split in ('train', 't10k') for kind in ('images-idx3', 'labels-idx1')]
+IDX_NAMES = [f'{split}-{kind}-ubyte' for split in ('train', 't10k')
+             for kind in ('images-idx3', 'labels-idx1')]
 
 def idx_images(
     files:DataFolder,  # where the four files are
 ) -> tuple[Labelled, Labelled]:
-    "Images to train on and to test on, (N, 28, 28) uint8, and their classes, from the four files of MNIST and its kin."
+    "To train on and to test on: images (N, 28, 28) uint8 and classes, from four files as those of MNIST."
     x, y, x_test, y_test = (idx_tensor(files.read(n), n) for n in IDX_NAMES)
     for name, images in zip(IDX_NAMES[::2], (x, x_test)):
         if images.shape[1:] != (28, 28):
@@ -370,7 +371,7 @@ def sensor_activities(
             persons.append(int(name.split('/')[1][1:]))
     return torch.stack(xs), torch.tensor(activities), torch.tensor(persons)
 
-# %% ../nbs/40_data.ipynb #3e87e037
+# %% ../nbs/40_data.ipynb #c6d8e2e7
 def ts_series(
     content:bytes,  # of a .ts file
     name:str,       # of the file, for messages
@@ -405,12 +406,12 @@ def ts_series(
     return found, torch.tensor(classes), names
 
 def time_series(
-    folder:Path,  # where NAME_TRAIN.ts and NAME_TEST.ts are; where they are not, the package aeon is looked for
+    folder:Path,  # where NAME_TRAIN.ts and NAME_TEST.ts are; else the package aeon is looked for
     name:str,     # of the set
 ) -> tuple[tuple[list[Tensor], Tensor], tuple[list[Tensor], Tensor], list[str]]:
-    "Samples and classes to train on and to test on, and the names of the classes; `DataNotFound` without them."
-    hint = (f'Put {name}_TRAIN.ts and {name}_TEST.ts (timeseriesclassification.com) into {folder}, or install '
-            'aeon, which carries JapaneseVowels, BasicMotions, ACSF1 and some more (pip install aeon)')
+    "Samples and classes to train on and to test on, and the classes' names; `DataNotFound` without them."
+    hint = (f'Put {name}_TRAIN.ts and {name}_TEST.ts (timeseriesclassification.com) into {folder}, or '
+            'pip install aeon, which carries JapaneseVowels, BasicMotions, ACSF1 and some more')
     files = DataFolder(folder, hint)
     if f'{name}_TRAIN.ts' not in files:
         spec = importlib.util.find_spec('aeon')   # looked for, not imported

@@ -11,7 +11,7 @@ __all__ = ['INJECTION_WORDS', 'TRANSITION_WORDS', 'GATE_WORDS', 'FACTORS', 'ISOM
 # %% ../nbs/45_networks.ipynb #db0070a7
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -32,7 +32,7 @@ from .words import CausalTransformer
 
 # %% ../nbs/45_networks.ipynb #ea724354
 class Decay(Transition):
-    "h_k = e^{−ρ} ∘ h_{k−1} + b_k: each unit forgets at a rate that is learned; memories of 1 to `length` steps at first."
+    "h_k = e^{−ρ} ∘ h_{k−1} + b_k: each unit forgets at a learned rate; at first in 1 to `length` steps."
     def __init__(self,
         input_size:int,      # N; not read
         hidden_size:int,     # D
@@ -59,7 +59,7 @@ class Decay(Transition):
         return affine_scan((-self.log_rate.exp()).exp(), b, h0)
 
 class InputDecay(Transition):
-    "h_k = σ(G x_k + c) ∘ h_{k−1} + b_k: the token says how much is forgotten; memories of 2 to `length` steps at first."
+    "h_k = σ(G x_k + c) ∘ h_{k−1} + b_k: the token says what is forgotten; at first in 2 to `length` steps."
     def __init__(self,
         input_size:int,      # N
         hidden_size:int,     # D
@@ -73,7 +73,7 @@ class InputDecay(Transition):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        "G small, c = ln(τ − 1) with memories τ uniform from 2 to `length` (Tallec & Ollivier, arXiv:1804.11188)."
+        "G small, c = ln(τ − 1), memories τ uniform from 2 to `length` (Tallec & Ollivier, arXiv:1804.11188)."
         self.gate.reset_parameters()
         with torch.no_grad(): self.gate.bias.uniform_(1, max(self.length - 1, 1)).log_()
 
@@ -87,7 +87,7 @@ class InputDecay(Transition):
         return affine_scan(torch.sigmoid(self.gate(x)), b, h0)
 
 class DampedRotation(Rotation):
-    "h_k = e^{−ρ} R h_{k−1} + b_k: `Rotation`, with a loss ρ of each pair in each step; memories as in `Decay`."
+    "h_k = e^{−ρ} R h_{k−1} + b_k: `Rotation`, with a loss ρ of each pair in each step, begun as in `Decay`."
     def reset_parameters(self) -> None:
         "Angles as in `Rotation`; ln ρ uniform from −ln(length) to 0."
         super().reset_parameters()
@@ -264,7 +264,7 @@ def chrono(F:int, D:int, T:int) -> nn.LSTM:
     return rnn
 
 def chrono_gru(F:int, D:int, T:int) -> nn.GRU:
-    "nn.GRU whose memories last 1 to T steps at first: its update gate, which keeps, begins as the LSTM's forget gate."
+    "nn.GRU whose memories last 1 to T steps at first: its update gate begins as the LSTM's forget gate."
     rnn = nn.GRU(F, D)
     with torch.no_grad():
         for name, bias in rnn.named_parameters():
@@ -362,7 +362,7 @@ def set_tolerance(
     "Have everything in `module` that solves do so to `tol`."
     for m in module.modules():
         how = getattr(m, 'how', None)
-        if isinstance(how, Solve): setattr(m, 'how', Solve(how.solver, tol, how.atol, how.max_iter, how.on_failure))
+        if isinstance(how, Solve): setattr(m, 'how', replace(how, tol=tol))
 
 def with_head(
     model:Model,         # what makes the network

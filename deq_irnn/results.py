@@ -59,7 +59,7 @@ def median_seconds(
     "Seconds of an epoch: the median, because a busy machine makes single ones slow."
     return statistics.median([row['seconds'] for r in runs for row in r['history']] or [math.nan])
 
-# %% ../nbs/42_results.ipynb #f2976e3a
+# %% ../nbs/42_results.ipynb #fbf31519
 def epoch_seconds(
     results:Results,  # of a study
     name:str,         # of a network
@@ -182,13 +182,13 @@ def table(
             for name, runs in by_model(results).items()]
     return f'{markdown_table(head, rows)}\n\n{notes(results)}'
 
-# %% ../nbs/42_results.ipynb #70ede3a1
+# %% ../nbs/42_results.ipynb #76f7f209
 def best_trial(
     trials:Sequence[dict[str, Any]],  # of one network: 'lr', 'status', 'metric', 'loss' on held-out samples
     higher:bool,                      # whether a larger metric is a better one
 ) -> dict[str, Any]|None:
     "The one with the best held-out metric, and of these with the smallest loss; None if all diverged."
-    good = [t for t in trials if t['status'] == 'finished' and t['metric'] is not None and t['loss'] is not None]
+    good = [t for t in trials if t['status'] == 'finished' and None not in (t['metric'], t['loss'])]
     return max(good, key=lambda t: (t['metric'] if higher else -t['metric'], -t['loss']), default=None)
 
 def trials_table(
@@ -206,7 +206,7 @@ def trials_table(
         def cell(lr: float) -> str:
             if lr not in found: return '–'
             t = found[lr]
-            return f'{t["metric"]:.3g}' if t['status'] == 'finished' and t['metric'] is not None else t['status']
+            return t['status'] if t['metric'] is None else f'{t["metric"]:.3g}'
         chosen = '–' if best is None else f'{best["lr"]:g}'
         if best and len(rates) > 1 and best['lr'] in (min(rates), max(rates)): chosen += ' (edge)'
         rows.append([name, f'{own[0]["parameters"]}', *map(cell, rates), chosen])
@@ -216,7 +216,7 @@ def trials_table(
             f'{results["plan"]["trial_epochs"]} epochs.')
     return f'{markdown_table(head, rows)}\n\n{text}'
 
-# %% ../nbs/42_results.ipynb #ae7cbf9e
+# %% ../nbs/42_results.ipynb #ee10b28e
 def packed(
     scores:Sequence[float],  # one for each sample
 ) -> str|list[float]:
@@ -243,7 +243,7 @@ def student(
     return (z + (z**3 + z)/(4*v) + (5*z**5 + 16*z**3 + 3*z)/(96*v**2)
             + (3*z**7 + 19*z**5 + 17*z**3 - 15*z)/(384*v**3))
 
-# %% ../nbs/42_results.ipynb #a274f0f4
+# %% ../nbs/42_results.ipynb #b448eb14
 def difference(
     results:Results,     # of a study
     name:str,            # of a network
@@ -291,7 +291,7 @@ def paired_table(
     return (f'{markdown_table(head, rows)}\n\nPaired over seeds and test samples; '
             'the intervals hold the error of both.')
 
-# %% ../nbs/42_results.ipynb #aa53fbb5
+# %% ../nbs/42_results.ipynb #afb0e309
 def score_matrix(
     studies:Mapping[str, Results],  # label → results
 ) -> str:
@@ -327,15 +327,15 @@ def draw_side_by_side(
     axs[0].set_yticks(range(len(names)), names)
     axs[0].invert_yaxis()
 
-# %% ../nbs/42_results.ipynb #2956efce
+# %% ../nbs/42_results.ipynb #0a1f4082
 def csv_text(
     studies:Mapping[str, Results],  # label → results
 ) -> str:
     "Comma-separated values: a line for each run, with a line of names above."
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
-    writer.writerow(('study', 'task', 'length', 'model', 'seed', 'status', 'parameters', 'hidden', 'lr', 'epochs',
-                     'metric_name', 'metric', 'seconds_per_epoch', 'sigma_min', 'sigma_max'))
+    writer.writerow(('study', 'task', 'length', 'model', 'seed', 'status', 'parameters', 'hidden', 'lr',
+                     'epochs', 'metric_name', 'metric', 'seconds_per_epoch', 'sigma_min', 'sigma_max'))
     for label, results in studies.items():
         task = results['task']
         for r in results['runs']:
@@ -354,7 +354,8 @@ def flat(
     "Dicts in dicts as 'outer.inner'; lists are left out, and of a measurement all but its median."
     found = {}
     for k, v in row.items():
-        if isinstance(v, Mapping): found |= {before + k: v['median']} if 'median' in v else flat(v, f'{before}{k}.')
+        if isinstance(v, Mapping) and 'median' in v: found[before + k] = v['median']
+        elif isinstance(v, Mapping): found |= flat(v, f'{before}{k}.')
         elif not isinstance(v, (list, tuple)): found[before + k] = v
     return found
 

@@ -141,7 +141,8 @@ def around(
             *(f'{injection}/{t}/{gate}' for t in transitions),
             *(f'{injection}/{transition}/{g}' for g in gates))
 
-FACTORIAL = (*around(transitions=('minus', 'damped_rotation'), gates=('none',)), *around('mlp/rotation/state', ())[1:])
+FACTORIAL = (*around(transitions=('minus', 'damped_rotation'), gates=('none',)),
+             *around('mlp/rotation/state', ())[1:])
 STANDARD = ('rnn', 'lstm', 'lstm-chrono', 'gru-chrono', 'linear', 'mingru', 'irnn-5', 'transformer')
 IN_GENERAL = ('general-tanh', 'general-gru')
 KEY = ('lstm-chrono', 'linear', 'equilibrium/rotation/state', 'mlp/rotation/state', 'tanh/rotation/state',
@@ -150,39 +151,42 @@ ONE_STEP = (*KEY, 'mlp-4/rotation/state', 'equilibrium/minus/state', 'equilibriu
             'mlp/orthogonal/state', 'mlp/input_decay/state', 'mlp/rotation/none', 'equilibrium/rotation/none')
 FAIR: dict[str, Any] = dict(params=10_000, widest=128, seeds=5, lr=(1e-3, 3e-3, 1e-2, 3e-2))
 
-REAL = ('lstm-chrono', 'linear', 'irnn-5', 'equilibrium/rotation/state', 'mlp/rotation/state', 'tanh/rotation/state')
-BRIEF: dict[str, Any] = dict(params=20_000, widest=128, seeds=3, epochs=10, trial_epochs=2, lr=(1e-3, 3e-3, 1e-2, 3e-2))
+REAL = ('lstm-chrono', 'linear', 'irnn-5', 'equilibrium/rotation/state', 'mlp/rotation/state',
+        'tanh/rotation/state')
+BRIEF: dict[str, Any] = dict(params=20_000, widest=128, seeds=3, epochs=10, trial_epochs=2,
+                             lr=(1e-3, 3e-3, 1e-2, 3e-2))
 
 PRESETS = {
     'digits': Plan('handwritten digits, 64 pixel steps, equal width: what `make demo` runs',
                    'digits', DEMO, epochs=20),
     'factorial-digits': Plan('digits: injection × transition × gate, equal parameters, learning rates chosen',
-                             'digits', (*FACTORIAL, *STANDARD), epochs=20, trial_epochs=5, finalists=2,
+                             'digits', (*FACTORIAL, *STANDARD), epochs=12, trial_epochs=5, finalists=2,
                              always=(*ONE_STEP, 'irnn-5', 'mingru', 'transformer'), **FAIR),
-    'factorial-general': Plan('digits: the equation in general, whose root sees the state before; 2000 parameters',
+    'factorial-general': Plan('digits: the equation in general, whose root sees the state before',
                               'digits', (*IN_GENERAL, 'rnn', 'gru-chrono', 'lstm-chrono', 'irnn-5',
                                          'equilibrium/rotation/state', 'mlp/rotation/state'),
                               epochs=20, trial_epochs=5, **{**FAIR, 'params': 2_000}),
     'factorial-permuted': Plan('the same questions on permuted digits', 'permuted_digits', KEY, **FAIR),
-    'factorial-padded': Plan('the same questions: 8 rows of a digit, then noise to T = 200', 'padded_digits', KEY,
-                             dict(length=200, copies=10), epochs=10, trial_epochs=2, **FAIR),
+    'factorial-padded': Plan('the same questions: 8 rows of a digit, then noise to T = 200', 'padded_digits',
+                             KEY, dict(length=200, copies=10), epochs=10, trial_epochs=2, **FAIR),
     'factorial-copy': Plan('the same questions: copy memory, 100 steps of delay', 'copy', KEY,
                            dict(delay=100, train_size=10000), epochs=10, trial_epochs=2, **FAIR),
     'factorial-adding': Plan('the same questions: the adding problem, T = 200', 'adding', KEY,
                              dict(length=200, train_size=10000), epochs=16, trial_epochs=4, **FAIR),
     'factorial-adding-1000': Plan('the same questions: the adding problem, T = 1000', 'adding',
-                                  ('lstm-chrono', 'mlp/rotation/state', 'tanh/rotation/state', 'mlp/plus/state'),
+                                  ('lstm-chrono', 'mlp/rotation/state', 'tanh/rotation/state',
+                                   'mlp/plus/state'),
                                   dict(length=1000, train_size=5000), epochs=12, trial_epochs=4,
                                   **{**FAIR, 'seeds': 3}),
     'fashion': Plan('Fashion-MNIST by rows, all 60 000 images', 'fashion', REAL, **{**BRIEF, 'epochs': 6}),
-    'permuted-fashion': Plan('Fashion-MNIST by permuted pixels, T = 784, 6000 images', 'permuted_fashion_pixels', REAL,
-                             dict(train_size=6000, test_size=2000), **BRIEF),
+    'permuted-fashion': Plan('Fashion-MNIST by permuted pixels, T = 784, 6000 images',
+                             'permuted_fashion_pixels', REAL, dict(train_size=6000, test_size=2000), **BRIEF),
     'vowels': Plan('nine speakers, 7 to 29 steps (needs aeon, or the files)', 'series', REAL,
-                   dict(name='JapaneseVowels'), **{**BRIEF, 'epochs': 40}),
+                   dict(dataset='JapaneseVowels'), **{**BRIEF, 'epochs': 40}),
     'motions': Plan('motions of a smartwatch, T = 100 (needs aeon, or the files)', 'series', REAL,
-                    dict(name='BasicMotions'), **{**BRIEF, 'epochs': 60, 'batch_size': 10}),
+                    dict(dataset='BasicMotions'), **{**BRIEF, 'epochs': 60, 'batch_size': 10}),
     'appliances': Plan('power drawn by ten appliances, T = 1460 (needs aeon, or the files)', 'series', REAL,
-                       dict(name='ACSF1'), **{**BRIEF, 'epochs': 60, 'batch_size': 10}),
+                       dict(dataset='ACSF1'), **{**BRIEF, 'epochs': 60, 'batch_size': 10}),
     'permuted': Plan('permuted digits, equal parameters', 'permuted_digits',
                      ('lstm', 'gru', 'rnn', 'linear', 'irnn-5', *ROOTS, 'root-input-rotation',
                       'root-rotation-stacked'), params=17500, epochs=50),
@@ -344,7 +348,8 @@ class Job:
         path = self.folder/f'{short_name(self.name)}-{self.seed}.pt'
         try:
             if self.trial:
-                rows = fit(model, task, self.plan.trial(self.lr, self.device), None, False, False, [after_epoch])
+                how = self.plan.trial(self.lr, self.device)
+                rows = fit(model, task, how, None, False, False, [after_epoch])
                 last, took = rows[-1], sum(rows['seconds'])
                 return found | dict(status='finished', metric=last['valid_metric'], loss=last['valid_loss'],
                                     seconds=took)
@@ -359,9 +364,8 @@ class Job:
             return found | dict(status='diverged', error=str(e), report=e.report, history=history)
         except (DataNotFound, ImportError): raise  # no run will do better
         except Exception:
-            error = traceback.format_exc()
-            if self.trial: return found | dict(status='failed', error=error, metric=None, loss=None, seconds=None)
-            return found | dict(status='failed', error=error, history=[])
+            nothing = dict(metric=None, loss=None, seconds=None) if self.trial else dict(history=[])
+            return found | dict(status='failed', error=traceback.format_exc()) | nothing
 
 def do_job(job:Job, tell:Callable[[], object]) -> dict[str, Any]:
     "What a worker does: `job.run`."
@@ -390,18 +394,19 @@ def jobs_of(
     make_task = task_maker(plan.task, **plan.options)
     widths = plan.widths()
     def job(name: str, seed: int, rate: float) -> Job:
-        return Job(plan, name, seed, Path(folder), device, find_model(name), make_task, widths[name], rate, lr is None)
+        model, width = find_model(name), widths[name]
+        return Job(plan, name, seed, Path(folder), device, model, make_task, width, rate, lr is None)
     if lr is None: return [job(name, HELD_OUT, rate) for rate in plan.rates for name in plan.models]
     return [job(name, seed, lr[name]) for seed in plan.seed_list for name in plan.models if name in lr]
 
-# %% ../nbs/15_study.ipynb #c4330f55
+# %% ../nbs/15_study.ipynb #e27cf1d8
 def chosen_rates(
     plan:Plan,        # with several learning rates
     results:Results,  # with 'trials'
 ) -> dict[str, float]:
     """The best learning rate of each model that goes on: of all, or of `finalists` and `always`.
 
-    A model of which all trials diverged or failed goes on only if it is in `always`, with the smallest rate."""
+    A model of which all trials diverged goes on only if it is in `always`, with the smallest rate."""
     higher = results['task']['higher_is_better']
     best: dict[str, Any] = {}
     for name in plan.models:
@@ -409,8 +414,8 @@ def chosen_rates(
         if found is not None: best[name] = found
     order = sorted(best, key=lambda name: best[name]['metric'], reverse=higher)
     going_on = {*order[:plan.finalists], *plan.always}
-    rates = {name: best[name]['lr'] if name in best else min(plan.rates) for name in plan.models if name in going_on}
-    return rates
+    slowest = dict(lr=min(plan.rates))
+    return {name: best.get(name, slowest)['lr'] for name in plan.models if name in going_on}
 
 # %% ../nbs/15_study.ipynb #7c77d542
 def new_results(
@@ -466,13 +471,15 @@ def study(
     choice = len(plan.rates) > 1
     def missing(trial: bool) -> list[Job]:
         "What is not done yet."
-        lr = None if trial else chosen_rates(plan, results) if choice else dict.fromkeys(plan.models, plan.rates[0])
-        done = {(r['model'], r['seed'], r['lr'] if trial else None) for r in results['trials' if trial else 'runs']}
-        return [j for j in jobs_of(plan, folder, device, lr)
-                if (j.name, j.seed, j.lr if trial else None) not in done]
+        if trial:
+            done = {(r['model'], r['lr']) for r in results['trials']}
+            return [j for j in jobs_of(plan, folder, device, None) if (j.name, j.lr) not in done]
+        lr = chosen_rates(plan, results) if choice else dict.fromkeys(plan.models, plan.rates[0])
+        done = {(r['model'], r['seed']) for r in results['runs']}
+        return [j for j in jobs_of(plan, folder, device, lr) if (j.name, j.seed) not in done]
     phases = [True, False] if choice else [False]
     if workers > 1:
-        for job in jobs_of(plan, folder, device, None): packed_job(do_job, job)  # raises, before anything is written
+        for job in jobs_of(plan, folder, device, None): packed_job(do_job, job)  # may raise
     new = not folder.exists()
     write_json(file, results)
     def place(run: dict[str, Any]) -> tuple[int, int]:
@@ -509,7 +516,7 @@ def in_a_line(
     value = run['metric'] if trial else run['history'][-1]['metric']
     return f'{who}: {"held-out " if trial else ""}{metric} {value:.3g}'
 
-# %% ../nbs/15_study.ipynb #1110a507
+# %% ../nbs/15_study.ipynb #8e6cf77e
 def step_timer(
     job:Job,                      # a run
 ) -> tuple[Callable[[], float], int]:
@@ -532,8 +539,8 @@ def estimate(
     found = 0.
     with warnings.catch_warnings(), torch.random.fork_rng([]):
         warnings.simplefilter('ignore')
-        for job in jobs_of(plan, '', 'cpu', dict.fromkeys(plan.models, plan.rates[0])):
-            if job.seed != plan.seed_list[0]: continue
+        one = replace(plan, seeds=plan.seed_list[:1])
+        for job in jobs_of(one, '', 'cpu', dict.fromkeys(plan.models, plan.rates[0])):
             step, steps = step_timer(job)
             step()
             epochs = plan.epochs*len(plan.seed_list)
@@ -548,8 +555,11 @@ def measure_times(
     plan:Plan,            # what was trained
     rounds:int=7,         # in each of them every network has its turn
 ) -> dict[str, dict[str, float]]:
-    "Network → seconds of a step ('step': median, 'min', 'max') and of an 'epoch', on one thread; no other process should run."
-    jobs = [j for j in jobs_of(plan, '', 'cpu', dict.fromkeys(plan.models, plan.rates[0])) if j.seed == plan.seed_list[0]]
+    """Network → seconds of a step ('step': median, 'min', 'max') and of an 'epoch', on one thread.
+
+    No other process should run."""
+    one = replace(plan, seeds=plan.seed_list[:1])
+    jobs = jobs_of(one, '', 'cpu', dict.fromkeys(plan.models, plan.rates[0]))
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -585,7 +595,8 @@ def add_study_options(
         shown = getattr(PRESETS['digits'], name.replace('-', '_'))
         if isinstance(shown, tuple): shown = ','.join(map(str, shown))
         note = "the preset's" + (f'; digits: {shown}' if shown else '')
-        add(f'--{name}', type=kind, metavar=metavar, default=argparse.SUPPRESS, help=f'{text} (default: {note})')
+        add(f'--{name}', type=kind, metavar=metavar, default=argparse.SUPPRESS,
+            help=f'{text} (default: {note})')
     add('--preset', choices=PRESETS, default='digits',
         help='the plan to start from (default: digits); --list describes them; '
              f'{", ".join(COMMANDS)}: with options of its own')
@@ -635,10 +646,10 @@ def parser() -> argparse.ArgumentParser:
         'pictures into a folder of its own.'))
     add_study_options(sub.add_argument)
     sub.set_defaults(run=study_command, parser=sub)
-    for name, what, run in (('table', 'print results as tables; several studies also side by side', table_command),
-                            ('plot', 'print results and draw them; several studies also side by side', plot_command),
-                            ('time', 'measure the seconds of the networks of a study, apart from training',
-                             time_command)):
+    readers = (('table', 'print results as tables; several studies also side by side', table_command),
+               ('plot', 'print results and draw them; several studies also side by side', plot_command),
+               ('time', 'measure the seconds of the networks of a study, apart from training', time_command))
+    for name, what, run in readers:
         sub = commands.add_parser(name, help=what, description=what.capitalize() + '.', **look)
         sub.add_argument('files', metavar='RUN', nargs='+', type=Path,
                          help='a results file, the folder of a run, or its name below --out')
@@ -648,8 +659,8 @@ def parser() -> argparse.ArgumentParser:
             "where the pictures go (default: the run's folder; for a file: its name below --out)"))
         if name == 'table':
             sub.add_argument('--csv', action='store_true', help='comma-separated values, a line for each run')
-            sub.add_argument('--against', metavar='MODEL',
-                             help='differences from this network, with intervals, paired over seeds and test samples')
+            sub.add_argument('--against', metavar='MODEL', help=(
+                'differences from this network, with intervals, paired over seeds and test samples'))
             sub.add_argument('--trials', action='store_true', help='the trials that chose learning rates')
         if name == 'time': sub.add_argument('--rounds', type=whole, default=7, metavar='N',
                                             help='steps of each network, in turns (default: 7)')
@@ -726,7 +737,8 @@ def show(
     if runs: print(f'\n{table(results)}\n')
     for run in [*(results.get('trials') or []), *runs]:
         if run['status'] == 'finished': continue
-        name = f'{run["model"]} seed {run["seed"]}' if 'history' in run else f'{run["model"]}, trial of {run["lr"]:g}'
+        name = f'{run["model"]} seed {run["seed"]}'
+        if 'history' not in run: name = f'{run["model"]}, trial of {run["lr"]:g},'
         print(f'warning: {name} {run["status"]}: {run.get("error", "its learning rate is not chosen")}',
               file=sys.stderr)
     trials = f' and {len(results["trials"])} trials' if results.get('trials') else ''
@@ -794,7 +806,7 @@ def found_results(
 def studies_of(
     found:Sequence[tuple[Path, str, Results]],  # of `found_results`
 ) -> dict[str, Results]:
-    "Label → results, of the studies among them; the label is the file's name, or the whole path if two share it."
+    "Label → results, of the studies among them; the label is the file's name, or its path if two share it."
     studies = [(path, results) for path, kind, results in found if kind == 'study']
     names = [path.stem for path, _ in studies]
     return {str(path) if names.count(path.stem) > 1 else path.stem: results for path, results in studies}
@@ -827,7 +839,7 @@ def plot_command(
     found = found_results(args)
     for path, kind, _ in found:
         if KINDS[kind].plot is None:
-            raise ValueError(f'{path}: there is no picture for rows of a benchmark; deq-irnn table prints them')
+            raise ValueError(f'{path}: rows of a benchmark have no picture; deq-irnn table prints them')
     for path, kind, results in found:
         folder = args.to or (path if path.is_dir() else args.out/path.stem)
         if args.to and len(found) > 1: folder = args.to/path.stem
@@ -865,7 +877,8 @@ def time_command(
         kept = read_json(path/'results.json' if path.is_dir() else path)
         kept['times'], kept['times_load'] = times, load
         write_json(path/'results.json' if path.is_dir() else path, kept)
-        for name, t in times.items(): print(f'{name:30} {t["epoch"]:8.3g} s an epoch, {t["step"]*1e3:8.3g} ms a step')
+        for name, t in times.items():
+            print(f'{name:30} {t["epoch"]:8.3g} s an epoch, {t["step"]*1e3:8.3g} ms a step')
         if load > .5: print(f'warning: the machine was not idle (load {load:.1f})', file=sys.stderr)
     return 0
 
@@ -885,12 +898,12 @@ def listing() -> str:
     return '\n\n'.join('\n'.join([title, *(f'  {k:22} {text}' for k, text in entries.items())])
                        for title, entries in parts.items())
 
-# %% ../nbs/15_study.ipynb #97199582
+# %% ../nbs/15_study.ipynb #660fae1f
 COMMANDS: dict[str, Callable[[list[str]], int]] = {   # presets that are trained in their own way
     'words': words_main,                              # and have options of their own
 }
 
-# %% ../nbs/15_study.ipynb #dbd6eb06
+# %% ../nbs/15_study.ipynb #9f3ed596
 def own_command(
     argv:Sequence[str],  # of the command line, without the program's name
 ) -> tuple[str|None, list[str]]:

@@ -571,7 +571,7 @@ class CharacterText(Task):
     @property
     def metric_name(self) -> str: return 'bits per character'
 
-# %% ../nbs/13_tasks.ipynb #3544b03b
+# %% ../nbs/13_tasks.ipynb #445eeb20
 class Rows(nn.Module):
     "Images (B, H, W) of whole numbers up to 255 as sequences of rows (B, H, W) in [0, 1]."
     def forward(self,
@@ -613,7 +613,7 @@ class Fashion(Task):
         x_test, y_test = first(test, self.test_size)
         return Split(x, y, encode), Split(x_test, y_test, encode)
 
-# %% ../nbs/13_tasks.ipynb #88653551
+# %% ../nbs/13_tasks.ipynb #e3fccbc4
 SERIES = {  # of the sets that aeon carries: T, channels, classes, whether lengths differ
     'JapaneseVowels': (29, 12, 9, True), 'BasicMotions': (100, 6, 4, False), 'ACSF1': (1460, 1, 10, False),
     'GunPoint': (150, 1, 2, False), 'OSULeaf': (427, 1, 6, False), 'ArrowHead': (251, 1, 3, False),
@@ -626,12 +626,13 @@ class TimeSeries(Task):
     are real. The splits are those of the archive. `DataNotFound` if the set is neither in `folder` nor
     carried by an installed aeon; for a set that is not in `SERIES`, when the task is made."""
     def __init__(self,
-        name:str='JapaneseVowels',          # of the set: of `SERIES`, or what `folder` holds
+        dataset:str='JapaneseVowels',       # of `SERIES`, or what `folder` holds
         folder:str|os.PathLike|None=None,   # of the data; None: 'series' in the folder of all data
     ):
-        self.name = name
+        self.name = self.dataset = dataset
         self.folder = data_home(folder, 'series')
-        self.length, channels, self.output_size, self.uneven = SERIES[name] if name in SERIES else self.look()
+        sizes = SERIES[dataset] if dataset in SERIES else self.look()
+        self.length, channels, self.output_size, self.uneven = sizes
         self.input_size = channels + self.uneven
         self.chance = 1/self.output_size
 
@@ -654,7 +655,8 @@ class TimeSeries(Task):
             series = (series - mean)/std
             if self.uneven: series = F.pad(series, (0, 1), value=1.)
             return F.pad(series, (0, 0, self.length - len(series), 0))
-        return Split(torch.stack([padded(v) for v in x]), y), Split(torch.stack([padded(v) for v in x_test]), y_test)
+        def split(x: list[Tensor], y: Tensor) -> Split: return Split(torch.stack([padded(v) for v in x]), y)
+        return split(x, y), split(x_test, y_test)
 
 # %% ../nbs/13_tasks.ipynb #c87e201f
 TASKS: dict[str, Callable[..., Task]] = {
@@ -692,6 +694,6 @@ def get_task(
         raise ValueError(f'task {name!r} must make a Task; it made a {type(task).__name__}')
     return task
 
-# %% ../nbs/13_tasks.ipynb #eddb34e7
+# %% ../nbs/13_tasks.ipynb #da061578
 TASKS |= {'fashion': Fashion, 'fashion_pixels': partial(Fashion, pixels=True),
           'permuted_fashion_pixels': partial(Fashion, pixels=True, permuted=True), 'series': TimeSeries}

@@ -186,7 +186,7 @@ def evaluate(
     loss, metric, seen = team.reduce([loss, metric, seen])
     return {'loss': loss/seen, 'metric': metric/seen}
 
-# %% ../nbs/14_training.ipynb #8eb2fe54
+# %% ../nbs/14_training.ipynb #33f2ed1e
 def sample_scores(
     model:nn.Module,     # stays in its mode
     task:Task,           # has the metric
@@ -307,7 +307,7 @@ class Run:
         self.forward = forward_pass(model, settings, self.team)
 
     def held_out(self) -> Tensor:
-        "Which training samples are not trained on, (n,) bool; with a sample all its copies, if the task has any."
+        "Which training samples are held out, (n,) bool: with a sample all its copies, if the task has any."
         copies = getattr(self.task, 'copies', 1)
         n = len(self.train)//copies
         held = torch.zeros(n, dtype=torch.bool, device=self.team.device)
