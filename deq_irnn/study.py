@@ -72,7 +72,7 @@ class Plan:
                                 always=self.always).items():
             object.__setattr__(self, name, tuple(value))
         if not isinstance(self.lr, (int, float)): object.__setattr__(self, 'lr', tuple(self.lr))
-        for name in ('models', 'seeds'):
+        for name in ('models', 'seeds', 'rates'):
             if not getattr(self, name): raise ValueError(f'{name} must not be empty')
         for seed in self.seed_list: check_positive('seeds', seed, zero=True, integer=True)
         for name in (*self.models, *self.always): find_model(name)
@@ -399,7 +399,7 @@ def jobs_of(
     if lr is None: return [job(name, HELD_OUT, rate) for rate in plan.rates for name in plan.models]
     return [job(name, seed, lr[name]) for seed in plan.seed_list for name in plan.models if name in lr]
 
-# %% ../nbs/15_study.ipynb #e27cf1d8
+# %% ../nbs/15_study.ipynb #5ecf5333
 def chosen_rates(
     plan:Plan,        # with several learning rates
     results:Results,  # with 'trials'
@@ -516,7 +516,7 @@ def in_a_line(
     value = run['metric'] if trial else run['history'][-1]['metric']
     return f'{who}: {"held-out " if trial else ""}{metric} {value:.3g}'
 
-# %% ../nbs/15_study.ipynb #8e6cf77e
+# %% ../nbs/15_study.ipynb #9d6b28a8
 def step_timer(
     job:Job,                      # a run
 ) -> tuple[Callable[[], float], int]:
@@ -898,12 +898,12 @@ def listing() -> str:
     return '\n\n'.join('\n'.join([title, *(f'  {k:22} {text}' for k, text in entries.items())])
                        for title, entries in parts.items())
 
-# %% ../nbs/15_study.ipynb #660fae1f
+# %% ../nbs/15_study.ipynb #e5ea26a3
 COMMANDS: dict[str, Callable[[list[str]], int]] = {   # presets that are trained in their own way
     'words': words_main,                              # and have options of their own
 }
 
-# %% ../nbs/15_study.ipynb #9f3ed596
+# %% ../nbs/15_study.ipynb #b233209b
 def own_command(
     argv:Sequence[str],  # of the command line, without the program's name
 ) -> tuple[str|None, list[str]]:
