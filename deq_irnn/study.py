@@ -126,8 +126,7 @@ HELD_OUT = 1_000  # the seed of the trials
 # %% ../nbs/15_study.ipynb #b79dd697
 BASELINES = ('lstm', 'lstm-chrono', 'gru', 'linear', 'irnn-5')
 ROOTS = ('root-minus', 'root-rotation')
-DEMO = ('lstm-chrono', 'irnn-5', 'root-minus', 'equilibrium/rotation/state', 'mlp/rotation/state',
-        'tanh/rotation/state')
+DEMO = ('lstm', 'irnn-5', *ROOTS, 'mlp/rotation/input', 'tanh/rotation/input')
 
 def around(
     middle:str='equilibrium/rotation/state',  # a name of three factors
@@ -399,7 +398,7 @@ def jobs_of(
     if lr is None: return [job(name, HELD_OUT, rate) for rate in plan.rates for name in plan.models]
     return [job(name, seed, lr[name]) for seed in plan.seed_list for name in plan.models if name in lr]
 
-# %% ../nbs/15_study.ipynb #5ecf5333
+# %% ../nbs/15_study.ipynb #62911739
 def chosen_rates(
     plan:Plan,        # with several learning rates
     results:Results,  # with 'trials'
@@ -516,7 +515,7 @@ def in_a_line(
     value = run['metric'] if trial else run['history'][-1]['metric']
     return f'{who}: {"held-out " if trial else ""}{metric} {value:.3g}'
 
-# %% ../nbs/15_study.ipynb #9d6b28a8
+# %% ../nbs/15_study.ipynb #844f9bdf
 def step_timer(
     job:Job,                      # a run
 ) -> tuple[Callable[[], float], int]:
@@ -898,12 +897,12 @@ def listing() -> str:
     return '\n\n'.join('\n'.join([title, *(f'  {k:22} {text}' for k, text in entries.items())])
                        for title, entries in parts.items())
 
-# %% ../nbs/15_study.ipynb #e5ea26a3
+# %% ../nbs/15_study.ipynb #6b35ce6c
 COMMANDS: dict[str, Callable[[list[str]], int]] = {   # presets that are trained in their own way
     'words': words_main,                              # and have options of their own
 }
 
-# %% ../nbs/15_study.ipynb #b233209b
+# %% ../nbs/15_study.ipynb #9a600c44
 def own_command(
     argv:Sequence[str],  # of the command line, without the program's name
 ) -> tuple[str|None, list[str]]:
