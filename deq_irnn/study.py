@@ -381,7 +381,8 @@ def run_one(
     "Train one network of `plan`, or continue from its checkpoint. An entry for the results."
     if len(plan.rates) > 1: raise ValueError(f'lr must be one number for a single run; got {plan.lr!r}')
     only = replace(plan, models=(name,), seeds=(seed,), always=())
-    return jobs_of(only, folder, device, {name: plan.rates[0]})[0].run(tell)
+    job, = jobs_of(only, folder, device, dict.fromkeys(only.models, plan.rates[0]))
+    return job.run(tell)
 
 def jobs_of(
     plan:Plan,                # what to train
@@ -398,7 +399,7 @@ def jobs_of(
     if lr is None: return [job(name, HELD_OUT, rate) for rate in plan.rates for name in plan.models]
     return [job(name, seed, lr[name]) for seed in plan.seed_list for name in plan.models if name in lr]
 
-# %% ../nbs/15_study.ipynb #62911739
+# %% ../nbs/15_study.ipynb #a57f791b
 def chosen_rates(
     plan:Plan,        # with several learning rates
     results:Results,  # with 'trials'
@@ -515,7 +516,7 @@ def in_a_line(
     value = run['metric'] if trial else run['history'][-1]['metric']
     return f'{who}: {"held-out " if trial else ""}{metric} {value:.3g}'
 
-# %% ../nbs/15_study.ipynb #844f9bdf
+# %% ../nbs/15_study.ipynb #5f5dd167
 def step_timer(
     job:Job,                      # a run
 ) -> tuple[Callable[[], float], int]:
@@ -897,12 +898,12 @@ def listing() -> str:
     return '\n\n'.join('\n'.join([title, *(f'  {k:22} {text}' for k, text in entries.items())])
                        for title, entries in parts.items())
 
-# %% ../nbs/15_study.ipynb #6b35ce6c
+# %% ../nbs/15_study.ipynb #05a65373
 COMMANDS: dict[str, Callable[[list[str]], int]] = {   # presets that are trained in their own way
     'words': words_main,                              # and have options of their own
 }
 
-# %% ../nbs/15_study.ipynb #9a600c44
+# %% ../nbs/15_study.ipynb #5347756b
 def own_command(
     argv:Sequence[str],  # of the command line, without the program's name
 ) -> tuple[str|None, list[str]]:
