@@ -19,8 +19,9 @@ $(STAMP): setup.py settings.ini pyproject.toml
 	! git rev-parse --git-dir >/dev/null 2>&1 || git config merge.nbdev-merge.driver '$(BIN)/nbdev_merge %O %A %B %P'
 	@touch $@
 
-demo: $(STAMP)  ## the main job: compare the networks on real handwritten digits (under 5 minutes on two cores)
+demo: $(STAMP)  ## the main job: networks on real handwritten digits, and on words far longer than those trained on (under 5 minutes)
 	$(BIN)/deq-irnn study
+	$(BIN)/deq-irnn study --preset words --tasks a5 --models householder-5,lstm --seeds 2 --lr 3e-2
 
 test: $(STAMP)  ## every test: notebooks, library, command line
 	env -u IN_TEST $(BIN)/python -m pytest -q tests

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['Results', 'OneRun', 'WHY_MINUS', 'Colors', 'PICTURES', 'read_results', 'by_model', 'finished', 'median_seconds',
-           'at_equal_time', 'spread', 'row_of', 'markdown_table', 'notes', 'table', 'palette', 'draw_seeds', 'only',
-           'draw_curves', 'draw_time', 'draw_gradient', 'draw_residual', 'check_plotting', 'plot']
+           'epoch_seconds', 'at_equal_time', 'rate_of', 'spread', 'row_of', 'markdown_table', 'notes', 'table',
+           'best_trial', 'trials_table', 'packed', 'unpacked', 'student', 'difference', 'paired_table', 'score_matrix',
+           'draw_side_by_side', 'csv_text', 'flat', 'plain_tables', 'palette', 'draw_seeds', 'only', 'draw_curves',
+           'draw_time', 'draw_gradient', 'draw_residual', 'check_plotting', 'plot']
 
 # %% ../nbs/42_results.ipynb #8cd2eac4
-import itertools, math, os, statistics
+import csv, io, itertools, math, os, statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,13 +59,23 @@ def median_seconds(
     "Seconds of an epoch: the median, because a busy machine makes single ones slow."
     return statistics.median([row['seconds'] for r in runs for row in r['history']] or [math.nan])
 
+# %% ../nbs/42_results.ipynb #fbf31519
+def epoch_seconds(
+    results:Results,  # of a study
+    name:str,         # of a network
+) -> float:
+    "Seconds of an epoch: as `deq-irnn time` measured them, if it did; else the median of the trainings'."
+    apart = results.get('times') or {}
+    if name in apart: return apart[name]['epoch']
+    return median_seconds(by_model(results)[name])
+
 # %% ../nbs/42_results.ipynb #c628a579
 def at_equal_time(
     results:Results,  # of a study
 ) -> dict[str, list[float]]:
     "Network → its metric for each seed after as many epochs as fit in the time of the fastest."
     good = finished(results)
-    seconds = {name: median_seconds(runs) for name, runs in good.items()}
+    seconds = {name: epoch_seconds(results, name) for name in good}
     whole = [seconds[name]*len(runs[0]['history']) for name, runs in good.items()]
     budget = min(whole, default=0.)
     found = {}
@@ -73,6 +85,13 @@ def at_equal_time(
     return found
 
 # %% ../nbs/42_results.ipynb #24251922
+def rate_of(
+    runs:Sequence[OneRun],  # of one network
+) -> str:
+    "Its learning rate, if the runs tell."
+    rates = dict.fromkeys(f'{r["lr"]:g}' for r in runs if r.get('lr') is not None)
+    return ', '.join(rates) or '–'
+
 def spread(
     values:Sequence[float],  # one for each seed
 ) -> str:
@@ -86,6 +105,7 @@ def row_of(
     name:str,                    # of the network
     runs:Sequence[OneRun],       # its runs, at least one
     timed:Sequence[float]|None,  # its metrics at equal time
+    seconds:float,               # of an epoch
 ) -> list[str]:
     "The cells of one line of the table."
     good = [r for r in runs if r['status'] == 'finished']
@@ -100,7 +120,7 @@ def row_of(
     values = [r['transition'] for r in good if r.get('transition')]
     def sigma(v: float) -> str: return f'{v:.4f}' if .01 <= v < 100 else f'{v:.0e}'
     return [name, score, f'{statistics.mean(timed):.3f}' if timed else '–',
-            f'{runs[0]["parameters"]}', f'{median_seconds(runs):.2g}',
+            f'{runs[0]["parameters"]}', rate_of(runs), f'{seconds:.2g}',
             f'{statistics.mean(last):.1f}' if last else '–',
             f'{max(residuals):.0e}' if residuals else '–',
             sigma(min(v[0] for v in values)) if values else '–',
@@ -132,16 +152,22 @@ def notes(
     plan, task, machine = results['plan'], results['task'], results['machine']
     def plural(n: int, word: str) -> str: return f'{n} {word}{"s"*(n != 1)}'
     size = f'{plan["hidden"]} hidden units'
-    if plan['params']: size = f'{plan["params"]} parameters (about)'
+    if plan['params']:
+        size = f'{plan["params"]} parameters (about)'
+        if plan.get('widest'): size += f', no wider than {plan["widest"]}'
     seeds = len({r['seed'] for r in results['runs']})
+    where = (f'seconds on one of {machine["workers"]} processes of '
+             f'{plural(machine["threads"], "thread")} on {machine["cores"]} cores')
+    if results.get('times'): where = 'seconds measured apart, one network after the other on one thread'
     text = (f'Task {task["name"]}, T = {task["length"]}, chance {task["chance"]:.3g}; {size}, '
             f'{plan["epochs"]} epochs, mean ± standard deviation over {plural(seeds, "seed")}; '
-            'σ: over test sequences and seeds; '
-            f'seconds on one of {machine["workers"]} processes of '
-            f'{plural(machine["threads"], "thread")} on {machine["cores"]} cores; '
+            f'σ: over test sequences and seeds; {where}; '
             'at equal time: when the fastest network had finished.')
+    if results.get('trials'):
+        text += (' Learning rates: the best of '
+                 f'{", ".join(f"{v:g}" for v in plan["lr"])} for each network, on held-out training data.')
     if any(r.get('trace') for r in results['runs']):
-        text += f' Root-finder: relative tolerance {results["tol"]:g}.'
+        text += f' Root-finder: relative tolerance {plan.get("tol", results.get("tol", math.nan)):g}.'
     if any(r['model'] == 'root-minus' for r in results['runs']): text += '\n\n' + WHY_MINUS
     return text
 
@@ -149,11 +175,204 @@ def table(
     results:Results,  # of a study
 ) -> str:
     "The results in Markdown, one line per network, with what has to be said about them."
-    head = ['network', f'test {results["task"]["metric_name"]}', 'at equal time', 'parameters',
+    head = ['network', f'test {results["task"]["metric_name"]}', 'at equal time', 'parameters', 'lr',
             's/epoch', 'solver iterations', 'worst residual', 'σ_min ∂h_T/∂h_0', 'σ_max']
     timed = at_equal_time(results)
-    rows = [row_of(name, runs, timed.get(name)) for name, runs in by_model(results).items()]
+    rows = [row_of(name, runs, timed.get(name), epoch_seconds(results, name))
+            for name, runs in by_model(results).items()]
     return f'{markdown_table(head, rows)}\n\n{notes(results)}'
+
+# %% ../nbs/42_results.ipynb #76f7f209
+def best_trial(
+    trials:Sequence[dict[str, Any]],  # of one network: 'lr', 'status', 'metric', 'loss' on held-out samples
+    higher:bool,                      # whether a larger metric is a better one
+) -> dict[str, Any]|None:
+    "The one with the best held-out metric, and of these with the smallest loss; None if all diverged."
+    good = [t for t in trials if t['status'] == 'finished' and None not in (t['metric'], t['loss'])]
+    return max(good, key=lambda t: (t['metric'] if higher else -t['metric'], -t['loss']), default=None)
+
+def trials_table(
+    results:Results,  # of a study
+) -> str:
+    "The held-out metric of each network at each learning rate, in Markdown; '' without trials."
+    trials, rates = results.get('trials') or [], results['plan']['lr']
+    if not trials: return ''
+    higher = results['task']['higher_is_better']
+    rows = []
+    for name in dict.fromkeys(t['model'] for t in trials):
+        own = [t for t in trials if t['model'] == name]
+        best = best_trial(own, higher)
+        found = {t['lr']: t for t in own}
+        def cell(lr: float) -> str:
+            if lr not in found: return '–'
+            t = found[lr]
+            return t['status'] if t['metric'] is None else f'{t["metric"]:.3g}'
+        chosen = '–' if best is None else f'{best["lr"]:g}'
+        if best and len(rates) > 1 and best['lr'] in (min(rates), max(rates)): chosen += ' (edge)'
+        rows.append([name, f'{own[0]["parameters"]}', *map(cell, rates), chosen])
+    rows.sort(key=lambda r: r[0])
+    head = ['network', 'parameters', *(f'lr {v:g}' for v in rates), 'chosen']
+    text = (f'Held-out {results["task"]["metric_name"]}, one seed that is used for nothing else, '
+            f'{results["plan"]["trial_epochs"]} epochs.')
+    return f'{markdown_table(head, rows)}\n\n{text}'
+
+# %% ../nbs/42_results.ipynb #ee10b28e
+def packed(
+    scores:Sequence[float],  # one for each sample
+) -> str|list[float]:
+    "Small: zeros and ones as '360:' and hexadecimal digits; other numbers to four digits."
+    if not all(v in (0, 1) for v in scores): return [float(f'{v:.4g}') for v in scores]
+    bits = ''.join('01'[int(v)] for v in scores)
+    return f'{len(bits)}:' + f'{int(bits or "0", 2):x}'
+
+def unpacked(
+    scores:str|Sequence[float],  # as `packed` made it
+) -> list[float]:
+    "One for each sample."
+    if not isinstance(scores, str): return [math.nan if v is None else v for v in scores]
+    n, digits = scores.split(':')
+    return [float(bit) for bit in f'{int(digits, 16):b}'.rjust(int(n), '0')] if int(n) else []
+
+def student(
+    freedom:float,     # degrees of freedom, at least 3 for two right digits
+    level:float=.95,   # of the interval
+) -> float:
+    "The quantile of Student's t for a two-sided interval (the expansion of Fisher and Cornish)."
+    z = statistics.NormalDist().inv_cdf((1 + level)/2)
+    v = freedom
+    return (z + (z**3 + z)/(4*v) + (5*z**5 + 16*z**3 + 3*z)/(96*v**2)
+            + (3*z**7 + 19*z**5 + 17*z**3 - 15*z)/(384*v**3))
+
+# %% ../nbs/42_results.ipynb #b448eb14
+def difference(
+    results:Results,     # of a study
+    name:str,            # of a network
+    against:str,         # of another
+    level:float=.95,     # of the interval
+) -> dict[str, Any]|None:
+    """'mean', 'low', 'high' of metric(name) − metric(against), @eq-paired; 'seeds' and 'samples' it rests on.
+
+    None where fewer than two seeds of both have finished with the scores of the same samples."""
+    def scored(model: str) -> dict[int, list[float]]:
+        return {r['seed']: unpacked(r['scores']) for r in finished(results).get(model, ()) if r.get('scores')}
+    a, b = scored(name), scored(against)
+    d = [[x - y for x, y in zip(a[s], b[s])] for s in a if s in b and len(a[s]) == len(b[s])]
+    if len(d) < 2: return None
+    S, N = len(d), len(d[0])
+    of_seeds, of_samples = [statistics.fmean(row) for row in d], [statistics.fmean(c) for c in zip(*d)]
+    parts = [statistics.variance(of_seeds)/S, statistics.variance(of_samples)/N]
+    whole = sum(parts)
+    freedom = whole**2/(parts[0]**2/(S - 1) + parts[1]**2/(N - 1)) if whole else math.inf
+    half = student(freedom, level)*math.sqrt(whole) if whole else 0.
+    mean = statistics.fmean(of_seeds)
+    return dict(mean=mean, low=mean - half, high=mean + half, seeds=S, samples=N)
+
+def paired_table(
+    results:Results,          # of a study
+    against:str,              # the network that the others are compared with
+    names:Iterable[str]|None=None,  # the others; None: all
+) -> str:
+    "Differences of the test metric with 95 % intervals, in Markdown; `ValueError` where there is none."
+    others = [n for n in (by_model(results) if names is None else names) if n != against]
+    found = {n: difference(results, n, against) for n in others}
+    rows = []
+    for name, d in found.items():
+        if d is None: continue
+        digits = 3 if max(abs(d['low']), abs(d['high'])) > .01 else 6
+        verdict = 'not told apart'
+        if d['low'] > 0 or d['high'] < 0:
+            verdict = 'better' if (d['mean'] > 0) == results['task']['higher_is_better'] else 'worse'
+        rows.append([name, f'{d["mean"]:+.{digits}f}', f'{d["low"]:+.{digits}f} … {d["high"]:+.{digits}f}',
+                     f'{d["seeds"]}', verdict])
+    if not rows:
+        raise ValueError(f'nothing can be compared with {against!r}: it needs two seeds and more of both, '
+                         f'with the scores of single samples; networks: {", ".join(by_model(results))}')
+    head = [f'against {against}', results['task']['metric_name'], '95 % interval', 'seeds', '']
+    return (f'{markdown_table(head, rows)}\n\nPaired over seeds and test samples; '
+            'the intervals hold the error of both.')
+
+# %% ../nbs/42_results.ipynb #afb0e309
+def score_matrix(
+    studies:Mapping[str, Results],  # label → results
+) -> str:
+    "Networks × studies in Markdown: mean ± deviation of the test metric after the last epoch."
+    names = dict.fromkeys(name for results in studies.values() for name in by_model(results))
+    def cell(name: str, results: Results) -> str:
+        runs = finished(results).get(name)
+        return spread([r['history'][-1]['metric'] for r in runs]) if runs else '–'
+    head = ['network', *(f'{label}, {r["task"]["metric_name"]}' for label, r in studies.items())]
+    return markdown_table(head, [[n, *(cell(n, r) for r in studies.values())] for n in names])
+
+def draw_side_by_side(
+    figure:Any,                     # matplotlib's
+    studies:Mapping[str, Results],  # label → results
+    names:Iterable[str]|None=None,  # networks, from above; None: all
+) -> None:
+    "A point for each seed, a panel for each study, the dashed line is chance, better is to the right."
+    if names is None: names = dict.fromkeys(n for r in studies.values() for n in finished(r))
+    names = list(names)
+    axs = figure.subplots(1, len(studies), sharey=True, squeeze=False)[0]
+    for ax, (label, results) in zip(axs, studies.items()):
+        for name, runs in finished(results).items():
+            if name not in names: continue
+            values = [r['history'][-1]['metric'] for r in runs]
+            ax.plot(values, [names.index(name)]*len(values), 'o', ms=4, alpha=.7, color='C0')
+        ax.axvline(results['task']['chance'], color='gray', lw=1, ls='--')
+        ax.set_title(label, fontsize=9)
+        ax.tick_params(labelsize=7)
+        ax.grid(axis='y', lw=.3)
+        if not results['task']['higher_is_better']:
+            ax.set_xscale('log')
+            ax.invert_xaxis()
+    axs[0].set_yticks(range(len(names)), names)
+    axs[0].invert_yaxis()
+
+# %% ../nbs/42_results.ipynb #0a1f4082
+def csv_text(
+    studies:Mapping[str, Results],  # label → results
+) -> str:
+    "Comma-separated values: a line for each run, with a line of names above."
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    writer.writerow(('study', 'task', 'length', 'model', 'seed', 'status', 'parameters', 'hidden', 'lr',
+                     'epochs', 'metric_name', 'metric', 'seconds_per_epoch', 'sigma_min', 'sigma_max'))
+    for label, results in studies.items():
+        task = results['task']
+        for r in results['runs']:
+            last = r['history'][-1] if r['history'] else {}
+            values = r.get('transition') or (None, None)
+            writer.writerow((label, task['name'], task['length'], r['model'], r['seed'], r['status'],
+                             r.get('parameters'), r.get('hidden'), r.get('lr', results['plan'].get('lr')),
+                             len(r['history']), task['metric_name'], last.get('metric'),
+                             median_seconds([r]), *values))
+    return text.getvalue()
+
+def flat(
+    row:Mapping[str, Any],  # numbers, strings, and dicts of them
+    before:str='',          # what the names begin with
+) -> dict[str, Any]:
+    "Dicts in dicts as 'outer.inner'; lists are left out, and of a measurement all but its median."
+    found = {}
+    for k, v in row.items():
+        if isinstance(v, Mapping) and 'median' in v: found[before + k] = v['median']
+        elif isinstance(v, Mapping): found |= flat(v, f'{before}{k}.')
+        elif not isinstance(v, (list, tuple)): found[before + k] = v
+    return found
+
+def plain_tables(
+    content:Any,  # of a results file
+) -> str:
+    "Whatever lists of rows a file holds, as tables in Markdown; `ValueError` if it holds none."
+    parts = []
+    for key, rows in (content.items() if isinstance(content, Mapping) else ()):
+        if not (isinstance(rows, list) and rows and all(isinstance(r, Mapping) for r in rows)): continue
+        rows = [flat(r) for r in rows]
+        head = list(dict.fromkeys(k for r in rows for k in r))
+        def cell(v: Any) -> str: return '–' if v is None else f'{v:.4g}' if isinstance(v, float) else str(v)
+        parts.append(f'{key}\n\n' + markdown_table(head, [[cell(r.get(k)) for k in head] for r in rows]))
+    if not parts: raise ValueError('it holds no rows')
+    what = content.get('what')
+    return '\n\n'.join([*([what] if isinstance(what, str) else []), *parts])
 
 # %% ../nbs/42_results.ipynb #267dd7b3
 Colors = Mapping[str, Any]  # network → what matplotlib takes for a colour

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'Callback', 'SequenceModel', 'Settings', 'learning_rate', 'TrainingDiverged', 'solutions',
-           'solver_numbers', 'evaluate', 'History', 'append_row', 'forward_pass', 'solver_row', 'Run', 'task_options',
-           'save_run', 'restore_run', 'fit']
+           'solver_numbers', 'evaluate', 'sample_scores', 'History', 'append_row', 'forward_pass', 'solver_row', 'Run',
+           'task_options', 'save_run', 'restore_run', 'fit']
 
 # %% ../nbs/14_training.ipynb #40becfff
 import json, math, os, time
@@ -186,6 +186,25 @@ def evaluate(
     loss, metric, seen = team.reduce([loss, metric, seen])
     return {'loss': loss/seen, 'metric': metric/seen}
 
+# %% ../nbs/14_training.ipynb #33f2ed1e
+def sample_scores(
+    model:nn.Module,     # stays in its mode
+    task:Task,           # has the metric
+    split:Split,         # what to look at
+    batch_size:int=256,  # samples at a time
+) -> list[float]:
+    "The metric of each sample of `split` by itself, whose mean is `evaluate`'s."
+    device, found = next(model.parameters()).device, []
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for index in torch.arange(len(split)).split(batch_size):
+            x, y = split.batch(index.to(split.y.device))
+            out, y = model(x.to(device)), y.to(device)
+            found += [task.metric(out[i:i + 1], y[i:i + 1]).item() for i in range(len(y))]
+    model.train(was_training)
+    return found
+
 # %% ../nbs/14_training.ipynb #a6d4d56f
 class History(list[dict[str, Any]]):
     """One dict per epoch; `history['metric']` is that column.
@@ -275,11 +294,10 @@ class Run:
         self.test = test.to(self.team.device)
         self.train = train.to(self.team.device)
         self.valid = None
-        held = round(settings.validation*len(self.train))
-        if held:
-            shuffle = self.shuffle(len(self.train), -1)
-            self.valid = self.train.take(shuffle[:held])
-            self.train = self.train.take(shuffle[held:])
+        if settings.validation:
+            held = self.held_out()
+            self.valid = self.train.take(held)
+            self.train = self.train.take(~held)
         self.batches = math.ceil(len(self.train)/settings.batch_size)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.lr,
@@ -287,6 +305,14 @@ class Run:
         steps = settings.epochs*self.batches
         self.scheduler = LambdaLR(self.optimizer, lambda step: settings.factor(step, steps))
         self.forward = forward_pass(model, settings, self.team)
+
+    def held_out(self) -> Tensor:
+        "Which training samples are held out, (n,) bool: with a sample all its copies, if the task has any."
+        copies = getattr(self.task, 'copies', 1)
+        n = len(self.train)//copies
+        held = torch.zeros(n, dtype=torch.bool, device=self.team.device)
+        held[self.shuffle(n, -1)[:round(self.settings.validation*n)]] = True
+        return held.repeat(copies)
 
     def shuffle(self,
         n:int,      # samples

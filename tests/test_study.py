@@ -77,11 +77,12 @@ def test_plot(here, folder):
 
 def test_help_explains_every_option(here):
     text = here('study', '--help').stdout
-    for option in 'preset models task seeds epochs batch-size lr hidden params device threads out name resume save no-plots strict list'.split(): assert f'--{option}' in text
+    for option in 'preset models task seeds epochs batch-size lr trial-epochs finalists clip tol hidden params widest device threads out name resume save no-plots strict list'.split(): assert f'--{option}' in text
     assert '130' in here('--help').stdout + text                          # exit codes
 
 @pytest.mark.parametrize('wrong, named', [(['--models', 'lstn'], 'lstn'), (['--seeds', '-1'], '-1'), (['--task', 'adding:size=3'], 'size'), (['--preset', 'all'], 'all'),
-                                          (['--device', 'tpu'], 'tpu'), (['--lr', 'fast'], 'fast'), (['--colour', 'red'], '--colour')])
+                                          (['--device', 'tpu'], 'tpu'), (['--lr', 'fast'], 'fast'), (['--lr', '1e-3,0'], "'0'"), (['--seeds', '3-1'], '3-1'), (['--clip', '-1'], '-1'), (['--tol', '0'], "'0'"),
+                                          (['--models', 'mlp/rotaton/state'], 'rotaton'), (['--colour', 'red'], '--colour')])
 def test_wrong_options_name_themselves(here, wrong, named, tmp_path):
     done = here('study', *wrong, '--out', tmp_path)
     assert done.returncode == 2 and named in done.stderr and 'Traceback' not in done.stderr and not list(tmp_path.iterdir())
@@ -186,10 +187,9 @@ def test_plot_and_table_read_a_results_file(here, tmp_path):
     assert done.returncode == 0, done.stderr
     assert '| root-rotation' in done.stdout and len(list((tmp_path/'digits').glob('*.png'))) == 4
     both = here('table', ROOT/'results/digits.json', ROOT/'results/copy.json')
-    assert both.returncode == 0 and both.stdout.count('| network') == 2
-    for wrong in ('charlm.json', 'nothing.json'):
-        other = here('table', ROOT/'results'/wrong)
-        assert other.returncode == 2 and wrong in other.stderr and 'Traceback' not in other.stderr
+    assert both.returncode == 0 and both.stdout.count('| network') == 3 and 'side by side' in both.stdout
+    other = here('table', ROOT/'results/nothing.json')
+    assert other.returncode == 2 and 'nothing.json' in other.stderr and 'Traceback' not in other.stderr
 
 def test_a_damaged_results_file_is_named(here, tmp_path):
     (tmp_path/'results.json').write_text('{"plan"')
@@ -277,3 +277,102 @@ def test_a_preset_with_a_command_of_its_own(capsys):
     assert main(['study', '--preset=words', '--seeds', '0']) == 2 and '--seeds' in capsys.readouterr().err
     assert main(['study', '--list']) == 0 and 'words' in capsys.readouterr().out
     assert main(['study', '--preset', 'word']) == 2 and 'digits' in capsys.readouterr().err
+
+
+# ---- learning rates, seeds, clip, tolerance; several files; times ------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def chosen(tmp_path_factory):
+    "A study that chose its learning rates."
+    out = tmp_path_factory.mktemp('chosen')
+    done = run('study', '--models', 'rnn,mlp/rotation/input,equilibrium/minus/none', '--lr', '1e-5,1e-2', '--trial-epochs', 2, '--seeds', '3-4', '--epochs', 2,
+               '--clip', 'none', '--tol', '1e-2', '--params', 300, '--task', 'adding:length=6,train_size=64,test_size=40', '--workers', 2, '--out', out, '--name', 'a')
+    assert done.returncode == 0, done.stderr
+    return out/'a', done
+
+def test_each_network_gets_its_learning_rate_from_held_out_data(chosen):
+    folder, done = chosen
+    results = read_results(folder)
+    assert len(results['trials']) == 6 and {t['seed'] for t in results['trials']} == {1000}
+    for name in results['plan']['models']:
+        best = min((t for t in results['trials'] if t['model'] == name), key=lambda t: t['metric'])['lr']
+        assert {r['lr'] for r in results['runs'] if r['model'] == name} == {best}
+    assert {r['seed'] for r in results['runs']} == {3, 4} and results['plan']['clip'] is None and results['plan']['tol'] == .01
+    assert 'chosen' in done.stdout and 'about' in done.stderr and 'process' in done.stderr
+    assert abs(results['runs'][0]['parameters'] - 300) < 60
+    assert all('valid_loss' not in row for r in results['runs'] for row in r['history'])           # the runs train on all of it
+
+def test_a_study_that_chose_is_resumed_without_trying_again(here, chosen):
+    folder, _ = chosen
+    before = read_results(folder)['trials']
+    more = here('study', '--resume', '--out', folder.parent, '--name', 'a', '--seeds', '3-5', '--workers', '1')
+    assert more.returncode == 0, more.stderr
+    results = read_results(folder)
+    assert results['trials'] == before and {r['seed'] for r in results['runs']} == {3, 4, 5}
+    other = here('study', '--resume', '--out', folder.parent, '--name', 'a', '--clip', '2')
+    assert other.returncode == 2 and 'clip' in other.stderr
+
+def test_differences_trials_and_values_for_a_spreadsheet(here, chosen):
+    folder, _ = chosen
+    paired = here('table', folder, '--against', 'rnn')
+    assert paired.returncode == 0 and '95 % interval' in paired.stdout and 'mlp/rotation/input' in paired.stdout
+    unknown = here('table', folder, '--against', 'lstm')
+    assert unknown.returncode == 2 and "'lstm'" in unknown.stderr
+    assert 'chosen' in here('table', folder, '--trials').stdout
+    lines = here('table', folder, ROOT/'results/digits.json', '--csv').stdout.splitlines()
+    assert lines[0].startswith('study,task') and len(lines) == 1 + sum(len(read_results(p)['runs']) for p in (folder, ROOT/'results/digits.json'))
+
+@pytest.mark.parametrize('name', sorted(p.name for p in (ROOT/'results').glob('*.json')))
+def test_every_shipped_results_file_is_read(name, here, tmp_path):
+    done = here('table', ROOT/'results'/name)
+    assert done.returncode == 0 and '|--' in done.stdout, done.stderr
+    drawn = here('plot', ROOT/'results'/name, '--out', tmp_path)
+    if '| network' in done.stdout: assert drawn.returncode == 0 and list(tmp_path.rglob('*.png')), drawn.stderr
+    else: assert drawn.returncode == 2 and 'no picture' in drawn.stderr and name in drawn.stderr
+
+def test_several_studies_side_by_side(here, tmp_path):
+    files = [ROOT/f'results/{name}.json' for name in ('copy', 'padded', 'adding')]
+    done = here('plot', *files, '--to', tmp_path)
+    assert done.returncode == 0 and (tmp_path/'side_by_side.png').stat().st_size > 5000, done.stderr
+    assert '| network' in done.stdout and 'padded, accuracy' in done.stdout
+
+def test_times_are_measured_apart_and_kept(here, chosen):
+    folder, _ = chosen
+    done = here('time', folder, '--rounds', 3)
+    assert done.returncode == 0 and 'ms a step' in done.stdout, done.stderr
+    results = read_results(folder)
+    assert set(results['times']) == set(results['plan']['models'])
+    assert 'measured apart' in here('table', folder).stdout
+    times = results['times']['rnn']
+    assert times['min'] <= times['step'] <= times['max'] and times['rounds'] == 3
+
+def test_finalists(tmp_path):
+    plan = tiny(models=('rnn', 'lstm', 'gru'), lr=(1e-5, 1e-2), trial_epochs=1, finalists=1, always=('gru',))
+    results = study(plan, tmp_path/'a', 'cpu', progress=False)
+    assert {r['model'] for r in results['runs']} >= {'gru'} and len(results['runs']) in (1, 2) and len(results['trials']) == 6
+
+def test_an_interrupted_choice_goes_on_where_it_was(tmp_path, monkeypatch):
+    plan = tiny(models=('rnn', 'lstm'), lr=(1e-5, 1e-2), trial_epochs=1)
+    whole = study(plan, tmp_path/'whole', 'cpu', progress=False)
+    calls = []
+    import deq_irnn.study as module
+    def cut(job, tell):
+        calls.append(job)
+        if len(calls) == 3: raise KeyboardInterrupt
+        return job.run(tell)
+    with monkeypatch.context() as m:
+        m.setattr(module, 'do_job', cut)
+        with pytest.raises(KeyboardInterrupt): study(plan, tmp_path/'cut', 'cpu', progress=False)
+    assert len(read_results(tmp_path/'cut')['trials']) == 2
+    again = study(plan, tmp_path/'cut', 'cpu', progress=False)
+    def facts(results): return [(t['model'], t['lr'], t['metric']) for t in results['trials']], [(r['model'], r['lr'], r['scores']) for r in results['runs']]
+    assert facts(again) == facts(whole)
+
+def test_the_tolerance_reaches_a_model_of_ones_own(tmp_path):
+    results = study(tiny(models=('equilibrium/minus/none',), tol=1e-6), tmp_path/'a', 'cpu', progress=False)
+    loose = study(tiny(models=('equilibrium/minus/none',), tol=1e-1), tmp_path/'b', 'cpu', progress=False)
+    assert results['runs'][0]['history'][0]['residual'] < 1e-5 < loose['runs'][0]['history'][0]['residual']
+
+@pytest.mark.parametrize('wrong', [dict(lr=()), dict(lr=(1e-3, 0)), dict(seeds=()), dict(seeds=(1, -1)), dict(tol=0), dict(finalists=0), dict(models=('mlp/x/state',)), dict(clip=-1)])
+def test_a_wrong_plan_is_refused(wrong):
+    with pytest.raises((ValueError, TypeError)): tiny(**wrong)

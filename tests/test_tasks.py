@@ -11,7 +11,7 @@ from deq_irnn.tasks import (TASKS, AddingProblem, CharacterText, CopyMemory, Dat
                             InventedTask, PaddedCIFAR10, PaddedDigits, PixelMNIST, SpeechCommands, Split, Task, get_task)
 
 offline = ['adding', 'copy', 'digits', 'permuted_digits', 'padded_digits', 'text']
-fetched = ['mnist', 'permuted_mnist', 'padded_cifar10', 'har2', 'dsa19', 'speech']
+fetched = ['mnist', 'permuted_mnist', 'padded_cifar10', 'har2', 'dsa19', 'speech', 'fashion', 'fashion_pixels', 'permuted_fashion_pixels', 'series']
 
 
 # ---- the contract -----------------------------------------------------------------------------------------------------------------

@@ -450,3 +450,26 @@ def test_alone_is_a_team_of_one():
 def test_a_gpu_is_used_by_itself():
     model = small(); history = fit(model, adding(), epochs=2, progress=False)
     assert next(model.parameters()).is_cuda and math.isfinite(history[-1]['metric'])
+
+
+def test_held_out_samples_are_held_out_with_their_copies():
+    from deq_irnn.training import Run
+    task = get_task('padded_digits', length=8, copies=3)
+    run = Run(SequenceModel(nn.GRU(8, 4), 10), task, Settings(validation=.2))
+    n = len(task.train_test()[0])//3
+    assert len(run.valid) == 3*round(.2*n) and len(run.train) + len(run.valid) == 3*n
+    seen, held = ({tuple(image) for image in split.x.flatten(1).tolist()} for split in (run.train, run.valid))
+    assert not seen & held
+
+def test_the_score_of_each_sample():
+    from deq_irnn.training import sample_scores
+    class Knows(nn.Module):
+        def __init__(self): super().__init__(); self.w = nn.Parameter(torch.zeros(1))
+        def forward(self, x): return torch.nn.functional.one_hot((x[:, 0, 0] > .5).long(), 2).float() + self.w
+    class Half(Task):
+        output_size, length = 2, 1
+        def train_test(self, seed=0):
+            split = Split(torch.tensor([0., 1., 0., 1.]).view(4, 1, 1), torch.tensor([0, 0, 1, 1]))
+            return split, split
+    model = Knows().train()
+    assert sample_scores(model, Half(), Half().train_test()[1], 3) == [1, 0, 0, 1] and model.training
