@@ -31,7 +31,7 @@ from .recurrent import RecurrentBase
 from .time_parallel import arriving, in_time_parallel
 
 # %% ../nbs/08_root_irnn.ipynb #9cbb2c0e
-Nonlinearity = str | Callable[[Tensor], Tensor] | Activation  # 'tanh', 'relu', 'sigmoid', or a function
+Nonlinearity = str | Callable[[Tensor], Tensor] | Activation  # a name ('tanh', 'relu', …), a function
 Device = torch.device | str | None
 OnFailure = Literal['warn', 'raise', 'ignore']
 Gate = str | bool | Callable[..., nn.Module] | nn.Module
@@ -41,7 +41,7 @@ def _uniform(
     weight:Tensor,    # written into
     hidden_size:int,  # D
 ) -> None:
-    "Uniform numbers within ±1/√D, as nn.RNN begins."
+    "Uniform numbers within ±1/√D, as in nn.RNN."
     nn.init.uniform_(weight, -hidden_size**-.5, hidden_size**-.5)
 
 # %% ../nbs/08_root_irnn.ipynb #743a0568
@@ -458,9 +458,11 @@ class IsometricCell(nn.Module):
 
 # %% ../nbs/08_root_irnn.ipynb #5e54da55
 class IsometricRNN(RecurrentBase):
-    """A drop-in for nn.RNN, `output, h_n = rnn(x, h_0)`: h_k = R_k h_{k−1} + gate ∘ s(x_k), R_k orthogonal.
+    """A drop-in for nn.RNN, `output, h_n = rnn(x, h_0)`: h_k = R_k h_{k−1} + gate ∘ s(x_k).
 
-    Every ∂h_m/∂h_n is orthogonal, and all steps are computed side by side."""
+    R_k is orthogonal, so every ∂h_m/∂h_n is, and all steps are computed side by side. By default R
+    turns pairs of units by learned angles, s is a network of two layers, the gate reads x: the fast
+    choice. To track a state: `injection=None, transition='orthogonal'`. Tell it the `length`."""
     def __init__(self,
         input_size:int,         # N, features of the input
         hidden_size:int,        # D, numbers in the state of one layer and direction
@@ -532,10 +534,11 @@ class IsometricRNN(RecurrentBase):
 
 # %% ../nbs/08_root_irnn.ipynb #70b4aff9
 class RootIRNN(IsometricRNN):
-    """The `IsometricRNN` whose injection is an equilibrium, s = φ(U s + W x_k + b), all T·B found at once.
+    """The `IsometricRNN` whose injection is an equilibrium, s = φ(U s + W x_k + b), all T·B at once.
 
     An incremental RNN (Kag et al., ICLR 2020) whose time step comes to rest exactly: with
-    `transition='minus', gate=False` it is the paper's equation. A drop-in for nn.RNN."""
+    `transition='minus', gate=False` it is the paper's equation. A drop-in for nn.RNN. By default R
+    turns pairs of units by learned angles, ‖U‖₂ ≤ 0.95, and the gate reads x and s."""
     def __init__(self,
         input_size:int,         # N, features of the input
         hidden_size:int,        # D, numbers in the state of one layer and direction
