@@ -40,6 +40,7 @@ from .results import read_results, table as table
 from .command import EXIT, cores, find_modules_here, real, run_folder, short_name
 from .command import task_and_options, threads, whole
 from .words import words_main
+from .memory_study import memory_main
 
 # %% ../nbs/15_study.ipynb #a557b1cc
 class LinearRecurrence(nn.Module):
@@ -721,6 +722,7 @@ def listing() -> str:
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {   # presets that are trained in their own way
     'words': words_main,                              # and have options of their own
+    'memory': memory_main,
 }
 
 def own_command(
