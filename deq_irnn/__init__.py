@@ -20,8 +20,10 @@ from .isometry import (TRANSITIONS, InputRotation, Orthogonal, Rotation, Sign, T
 from .tokens import Tiles, token_equilibrium
 from .time_parallel import time_parallel
 from .root_irnn import (GATES, INJECTIONS, MLP, RECURRENCES, ContractiveRecurrence, Equilibrium, Injection,
-    InputGate, IsometricCell, IsometricRNN, MonotoneRecurrence, Recurrence, RootBlock, RootIRNN, StateGate,
-    Tanh)
+    InputGate, IsometricCell, IsometricRNN, MonotoneRecurrence, Recurrence, Rest, RootBlock, RootIRNN,
+    StateGate, Tanh)
+from .memory import (Attractors, Basins, Lookup, Modes, ParityChecks, answer_means, basins, class_means,
+    forecast, modes, safe_interval, sharpness, transition_errors)
 from .equilibrium_rnn import (DiagonalGRUCell, DiagonalLSTMCell, EquilibriumGRUCell, EquilibriumRNN,
     Explicit, IncrementalCell, TanhCell, lyapunov)
 # depth
@@ -32,20 +34,24 @@ from .transformer import (CharLM, DEQTransformer, EquilibriumBlock, IncrementalT
 from .deploy import FREEZERS, Stepwise, frozen, measure
 
 __all__ = [
-    'ACTIVATIONS', 'Activation', 'Anderson', 'Broyden', 'CharLM', 'Contractive', 'ContractiveRecurrence',
-    'ConvergenceError', 'ConvergenceWarning', 'DEQ', 'DEQTransformer', 'DiagonalGRUCell',
-    'DiagonalLSTMCell', 'Equilibrium', 'EquilibriumBlock', 'EquilibriumGRUCell', 'EquilibriumRNN',
-    'Explicit', 'FREEZERS', 'GATES', 'GradientRule', 'INJECTIONS', 'IRNN', 'IRNNCell', 'Implicit', 'IncrementalCell',
-    'IncrementalResNet', 'IncrementalTransformer', 'InjectedAttention', 'Injection', 'InputGate',
-    'InputRotation', 'IsometricCell', 'IsometricRNN', 'MLP', 'MonotoneConv', 'MonotoneLayer',
-    'MonotoneRecurrence', 'Neumann', 'Newton', 'NewtonKrylov', 'Orthogonal', 'Packing', 'Phantom',
-    'Picard', 'Point', 'RECURRENCES', 'Recurrence', 'RecurrentBase', 'Reversible', 'RootBlock',
-    'RootIRNN', 'Rotation', 'Shared', 'Sign', 'Solution', 'Solve', 'Solver', 'SolvingModule', 'StateGate',
-    'Status', 'Stepwise', 'TRANSITIONS', 'Tanh', 'TanhCell', 'Tiles', 'Transformer', 'Transition', 'Unrolled',
-    'VariationalDropout', 'WeightDropout', 'activation', 'affine_scan', 'attention_bias',
-    'contraction_factor', 'contractive', 'conv_norm', 'depth_jacobian', 'equilibrium', 'euler_chain',
-    'fixed_point', 'forward_backward_step', 'frozen', 'jacobian_penalty', 'last_solution', 'lyapunov',
-    'make_contractive', 'make_transition', 'measure', 'monotone', 'orthogonal_scan', 'reflect', 'relative_residual',
-    'report', 'rest_points', 'ritz_values', 'root', 'rotation_scan', 'signed_scan', 'solve',
-    'spectral_abscissa', 'spectral_radius', 'time_parallel', 'token_equilibrium',
+    'ACTIVATIONS', 'Activation', 'Anderson', 'Attractors', 'Basins', 'Broyden', 'CharLM',
+    'Contractive', 'ContractiveRecurrence', 'ConvergenceError', 'ConvergenceWarning', 'DEQ',
+    'DEQTransformer', 'DiagonalGRUCell', 'DiagonalLSTMCell', 'Equilibrium', 'EquilibriumBlock',
+    'EquilibriumGRUCell', 'EquilibriumRNN', 'Explicit', 'FREEZERS', 'GATES', 'GradientRule',
+    'INJECTIONS', 'IRNN', 'IRNNCell', 'Implicit', 'IncrementalCell', 'IncrementalResNet',
+    'IncrementalTransformer', 'InjectedAttention', 'Injection', 'InputGate', 'InputRotation',
+    'IsometricCell', 'IsometricRNN', 'Lookup', 'MLP', 'Modes', 'MonotoneConv', 'MonotoneLayer',
+    'MonotoneRecurrence', 'Neumann', 'Newton', 'NewtonKrylov', 'Orthogonal', 'Packing',
+    'ParityChecks', 'Phantom', 'Picard', 'Point', 'RECURRENCES', 'Recurrence', 'RecurrentBase',
+    'Rest', 'Reversible', 'RootBlock', 'RootIRNN', 'Rotation', 'Shared', 'Sign', 'Solution',
+    'Solve', 'Solver', 'SolvingModule', 'StateGate', 'Status', 'Stepwise', 'TRANSITIONS', 'Tanh',
+    'TanhCell', 'Tiles', 'Transformer', 'Transition', 'Unrolled', 'VariationalDropout',
+    'WeightDropout', 'activation', 'affine_scan', 'answer_means', 'attention_bias', 'basins',
+    'class_means', 'contraction_factor', 'contractive', 'conv_norm', 'depth_jacobian',
+    'equilibrium', 'euler_chain', 'fixed_point', 'forecast', 'forward_backward_step', 'frozen',
+    'jacobian_penalty', 'last_solution', 'lyapunov', 'make_contractive', 'make_transition',
+    'measure', 'modes', 'monotone', 'orthogonal_scan', 'reflect', 'relative_residual', 'report',
+    'rest_points', 'ritz_values', 'root', 'rotation_scan', 'safe_interval', 'sharpness',
+    'signed_scan', 'solve', 'spectral_abscissa', 'spectral_radius', 'time_parallel',
+    'token_equilibrium', 'transition_errors',
 ]

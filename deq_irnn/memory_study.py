@@ -8,7 +8,7 @@ __all__ = ['RESETS', 'RESETTERS', 'Results', 'Tracker', 'Noise', 'NoisyInput', '
            'memory_jobs', 'memory_results', 'load_memory', 'memory_study', 'in_a_line', 'memory_table',
            'add_memory_options', 'memory_plan', 'memory_command', 'memory_main']
 
-# %% ../nbs/45_memory_study.ipynb #34bb4b48
+# %% ../nbs/45_memory_study.ipynb #c678aadb
 import argparse, importlib, math, os, platform, shutil, statistics, sys, time
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -34,7 +34,7 @@ from .words import (HELD_OUT, Automaton, Recipe, TokenClassifier, Training, Word
     at_the_end, build, carries, count, find_automaton, find_network, flip_flop, quarter_octaves,
     right_answers, span, train, width_for)
 
-# %% ../nbs/45_memory_study.ipynb #f9002b83
+# %% ../nbs/45_memory_study.ipynb #364955c2
 @dataclass(frozen=True)
 class Tracker:
     "A trained network whose one isometric layer adds nothing, as chapter 09 looks at it."
@@ -106,7 +106,7 @@ class Tracker:
         finally: cell.rest, cell.injection = before
         return at_the_end(right, length)
 
-# %% ../nbs/45_memory_study.ipynb #7d1c5565
+# %% ../nbs/45_memory_study.ipynb #21c7dd28
 class Noise(nn.Module):
     "Adds noise to the state in each step: an injection that reads nothing."
     def __init__(self,
@@ -139,7 +139,7 @@ class OneStep(Attractors):
         "One evaluation (B, D)."
         return self.step(h)
 
-# %% ../nbs/45_memory_study.ipynb #86ef4f8c
+# %% ../nbs/45_memory_study.ipynb #736e6522
 def misread(
     net:TokenClassifier,  # with an isometric layer
     noise:float,          # standard deviation of each input
@@ -155,7 +155,7 @@ def misread(
     found.head.load_state_dict(net.head.state_dict())
     return found.eval()
 
-# %% ../nbs/45_memory_study.ipynb #8d9d27d9
+# %% ../nbs/45_memory_study.ipynb #3f36076a
 @torch.no_grad()
 def lstm_looked_up(
     net:TokenClassifier,   # with an nn.LSTM
@@ -184,7 +184,7 @@ def lstm_looked_up(
     x, y = automaton.draw(length, samples, generator)
     return at_the_end(run(x, look)[1] == y, length)
 
-# %% ../nbs/45_memory_study.ipynb #ffbe764d
+# %% ../nbs/45_memory_study.ipynb #af2b3eee
 def saturating_counter(
     n:int=5,  # states
 ) -> Automaton:
@@ -225,7 +225,7 @@ def small_lstm(
 RESETTERS: dict[str, Callable[[Automaton], TokenClassifier]] = {
     'at rest': on_a_line, 'free': partial(on_a_line, rest=False), 'lstm': small_lstm}
 
-# %% ../nbs/45_memory_study.ipynb #38ed64ba
+# %% ../nbs/45_memory_study.ipynb #425349eb
 @dataclass(frozen=True)
 class MemoryPlan:
     "What is trained and asked. Wrong values raise."
@@ -372,8 +372,7 @@ class MemoryJob:
         found['controls'] = {name: tracker.accuracy(plan.controls, kind(X, every=16), n, seed)
                              for name, kind in kinds.items()}
         tell()
-        Ask = Callable[[float, Attractors | None], float]
-        def rows(levels:Sequence[float], ask:Ask) -> list[list[float]]:
+        def rows(levels:Sequence[float], ask:Callable[..., float]) -> list[list[float]]:
             rests = [None, *(Attractors(X, every=e) for e in plan.every[:3])]
             return [[level, *(ask(level, rest) for rest in rests)] for level in levels]
         D = X.shape[1]
@@ -413,8 +412,8 @@ class MemoryJob:
         "Do it, and write the outcome to `file`, whole or not at all."
         begun = time.process_time()
         outcome = self.reset(tell) if self.task in RESETS else self.carried(tell)
-        found = dict(task=self.task, model=self.model, seed=self.seed, **outcome)
-        found['asking'] = time.process_time() - begun
+        asking = time.process_time() - begun
+        found = dict(task=self.task, model=self.model, seed=self.seed, **outcome, asking=asking)
         write_json(self.file, found)
         return read_json(self.file)
 
@@ -433,7 +432,7 @@ def memory_jobs(
              for some in pairs for seed in range(plan.seeds) for t, m in some]
     return [job for job in found if not job.file.exists()]
 
-# %% ../nbs/45_memory_study.ipynb #729cd0a2
+# %% ../nbs/45_memory_study.ipynb #3bdd1825
 Results = dict[str, Any]
 
 def memory_results(
@@ -502,7 +501,7 @@ def in_a_line(
     return (f'{row["task"]} {row["model"]} seed {row["seed"]}: {row["status"]} at {row["length"]}, '
             f'{row["seconds"]:.0f} s; free {far}' + (f'; at rest {rest}' if rest else ''))
 
-# %% ../nbs/45_memory_study.ipynb #5b0a559a
+# %% ../nbs/45_memory_study.ipynb #cf57d9d6
 def memory_table(
     results:Results,  # of a study of memory
 ) -> str:
@@ -533,8 +532,8 @@ def memory_table(
     head = ['task', 'network', 'parameters', 'learned', *(f'free {n}' for n in (32, 512, 10_000, longest)),
             'T½', *(f'rest/{e}' for e in every), 'safe']
     trained = results['plan']['recipe']['longest']
-    text = (f'Accuracy in the last eighth, worst to best of the seeds that learned words of {trained} letters '
-            '(of all, where none did). rest/n: at rest after every n steps, at '
+    text = ('Accuracy in the last eighth, worst to best of the seeds that learned words of '
+            f'{trained} letters (of all, where none did). rest/n: at rest after every n steps, at '
             f'T = {longest} for n ≥ 16, at T = 1024 n below; safe: the greatest n for which every word of '
             'every length is proved to come out right, worst to best.')
     found = f'{markdown_table(head, lines)}\n\n{text}'
@@ -542,14 +541,15 @@ def memory_table(
     for rows in pairs('reset'):
         first = rows[0]
         lines.append([first['task'], first['model'], f'{first["parameters"]}',
-                      f'{first["lr"]:g}', f'{len(rows)}', *(of(rows, lambda r, n=n: r['free'][n]) for n in first['free'])])
+                      f'{first["lr"]:g}', f'{len(rows)}',
+                      *(of(rows, lambda r, n=n: r['free'][n]) for n in first['free'])])
     if lines:
         lengths = next(r['free'] for r in results['runs'] if r['kind'] == 'reset')
         head = ['resets', 'network', 'parameters', 'lr', 'seeds', *lengths]
         found += f'\n\n{markdown_table(head, lines)}\n\nAccuracy in the last eighth, worst to best seed.'
     return found
 
-# %% ../nbs/45_memory_study.ipynb #18744b48
+# %% ../nbs/45_memory_study.ipynb #b9c0b446
 def add_memory_options(
     add:Callable[..., object],  # a parser's add_argument
 ) -> None:
@@ -630,6 +630,6 @@ def memory_main(
         return 2
     except KeyboardInterrupt: return 130
 
-# %% ../nbs/45_memory_study.ipynb #67d6d4e4
+# %% ../nbs/45_memory_study.ipynb #957f6ff7
 if __name__ == '__main__' and '__file__' in globals():  # python -m deq_irnn.memory_study
     sys.exit(importlib.import_module('deq_irnn.memory_study').memory_main())  # whose classes others import

@@ -478,7 +478,7 @@ class IsometricRNN(RecurrentBase):
         gate:Gate='input',      # of `GATES`, False: none, a function (N, D), or, for one cell only, a module
         length:float=100,       # typical number of steps: sets the first angles and the first gate
         learn_h0:bool=False,    # a learned h_0, zeros at first; injection=None: always, of unit size at first
-        rest:Callable[[int], Rest] | Rest | None=None,  # chapter 09; a function D → Rest, or, for one cell, it
+        rest:Callable[[int], Rest] | Rest | None=None,  # chapter 09; a function D → Rest; one cell: it
         device:Device=None,
         dtype:torch.dtype | None=None,
     ):
@@ -561,7 +561,7 @@ class RootIRNN(IsometricRNN):
         length:float=100,       # typical number of steps: sets the first angles and the first gate
         bound:float=.95,        # of the recurrence, below 1
         learn_h0:bool=False,    # a learned h_0, zeros at first
-        rest:Callable[[int], Rest] | Rest | None=None,  # chapter 09; a function D → Rest, or, for one cell, it
+        rest:Callable[[int], Rest] | Rest | None=None,  # chapter 09; a function D → Rest; one cell: it
         device:Device=None,
         dtype:torch.dtype | None=None,
     ):

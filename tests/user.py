@@ -1,15 +1,16 @@
 "A user's script: every public class, as one would write it. pyright checks it (test_types.py), and it runs."
+import torch
 from torch import Tensor, nn, randn, zeros
 from torch.nn.utils.parametrize import register_parametrization
-from deq_irnn import (DEQ, IRNN, MLP, Activation, Anderson, Broyden, CharLM, Contractive, ContractiveRecurrence,
+from deq_irnn import (DEQ, IRNN, MLP, Activation, Anderson, Attractors, Basins, Broyden, CharLM, Contractive, ContractiveRecurrence,
     ConvergenceError, ConvergenceWarning, DEQTransformer, DiagonalGRUCell, DiagonalLSTMCell, Equilibrium,
     EquilibriumBlock, EquilibriumGRUCell, EquilibriumRNN, Explicit, GradientRule, Implicit, IncrementalCell,
     IncrementalResNet, IncrementalTransformer, InjectedAttention, Injection, InputGate, InputRotation,
-    IRNNCell, IsometricCell, IsometricRNN, MonotoneConv, MonotoneLayer, MonotoneRecurrence, Neumann, Newton,
-    NewtonKrylov, Orthogonal, Packing, Phantom, Picard, Point, Recurrence, RecurrentBase, Reversible,
+    IRNNCell, IsometricCell, IsometricRNN, Lookup, Modes, MonotoneConv, MonotoneLayer, MonotoneRecurrence, Neumann, Newton,
+    NewtonKrylov, Orthogonal, Packing, ParityChecks, Phantom, Picard, Point, Recurrence, RecurrentBase, Rest, Reversible,
     RootBlock, RootIRNN, Rotation, Shared, Sign, Solution, Solve, Solver, SolvingModule, StateGate, Status,
     Tanh, TanhCell, Tiles, Transformer, Transition, Unrolled, VariationalDropout, WeightDropout, equilibrium,
-    fixed_point, root, solve)
+    fixed_point, modes, root, solve)
 
 
 class Layer(nn.Module):
@@ -58,6 +59,14 @@ for transition, injection, gate in zip(transitions, injections, gates):
 recurrences: list[Recurrence] = [ContractiveRecurrence(16), MonotoneRecurrence(16, heads=2)]
 print([recurrence().shape for recurrence in recurrences], IRNNCell(8, 16)(series, zeros(5, 16)).shape)
 print(RootBlock(8)(series)[0].shape)
+
+memories = randn(6, 16)
+radius: Basins = Attractors(memories).basins()
+kinds: list[Rest] = [Attractors(memories, every=4), Lookup(memories),
+    ParityChecks(zeros(1, 3).long() + torch.arange(3), 16, every=2)]
+for rest in kinds: print(IsometricRNN(8, 16, rest=rest)(series)[0].shape, radius.outer.shape)
+found_modes: Modes = modes(memories)
+print(found_modes.which)
 for cell in (TanhCell(8, 16), EquilibriumGRUCell(8, 16), IncrementalCell(8, 16), DiagonalGRUCell(8, 16),
              DiagonalLSTMCell(8, 16), Explicit(nn.GRUCell(8, 16))):
     rnn = EquilibriumRNN(cell, mode='parallel')
