@@ -1,14 +1,20 @@
-"""The maps f(z, x) on which benchmarks/solvers.py runs solvers: the kinds that equilibrium models are made of.
+"""The maps f(z, x) on which benchmarks/solvers.py runs solvers, and what they are like at their equilibrium.
+
+    python benchmarks/maps.py           spectral radius and plain iteration's fate; writes results/maps.json
 
 A map is a module f and an injection x; the state has the shape of x. `MAPS` has them by name, seeded.
 """
+import warnings
 from typing import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from common import Options, machine, table, write
 from deq_irnn.data import sklearn_digits
 from deq_irnn.implicit import fixed_point
+from deq_irnn.solvers import Anderson, Picard, solve
+from deq_irnn.wellposed import spectral_radius
 
 Map = tuple[nn.Module, torch.Tensor]        # f, x
 
@@ -144,3 +150,29 @@ def make(name: str) -> Map:
     "The map of this name, the same in every process."
     torch.manual_seed(0)
     return MAPS[name]()
+
+
+def describe(name: str) -> dict:
+    "Size, spectral radius at the equilibria (median and largest of the samples), plain iteration to 1e-4."
+    f, x = make(name)
+    f.requires_grad_(False)
+    how = dict(args=(x,), max_iter=300, on_failure='ignore')
+    z = solve(f, torch.zeros_like(x), Anderson(memory=20), tol=1e-5, **how).z
+    radius = spectral_radius(lambda z: f(z, x), z)
+    plain = solve(f, torch.zeros_like(x), Picard(), tol=1e-4, **how)
+    return dict(map=name, shape=list(x.shape), radius=radius.median().item(), largest=radius.max().item(),
+                plain=plain.iterations.float().mean().item(), failed=int((~plain.converged).sum()))
+
+
+def main():
+    args = Options(__doc__, 'maps').parse_args()
+    torch.set_num_threads(args.threads[0])
+    warnings.simplefilter('ignore')
+    names = [n for n in MAPS if not args.quick or n.endswith('64×256')]
+    rows = [describe(n) for n in names]
+    table(('map', 'radius', 'largest', 'plain', 'failed'),
+          [(r['map'], f"{r['radius']:.2f}", f"{r['largest']:.2f}", f"{r['plain']:.1f}", str(r['failed'])) for r in rows])
+    write(args.out, dict(what='maps at their equilibria; plain: iterations to 1e-4, mean over the samples', **machine(), rows=rows))
+
+
+if __name__ == '__main__': main()

@@ -1,104 +1,111 @@
-"""Solvers side by side with torchdeq and with the bare evaluations of f: time to tolerance and overhead; prints a table, writes results/solvers.json.
+"""Solvers on the maps of equilibrium models, beside torchdeq's: evaluations and time to tolerance; writes results/solvers.json.
 
-    python benchmarks/solvers.py            all problems, tolerances 1e-4 and 1e-6, forward and forward + backward
-    python benchmarks/solvers.py --quick    two problems, three rounds; nothing is written unless --out is given
-    python benchmarks/solvers.py --problems sym conv --threads 2
+    python benchmarks/solvers.py            all maps
+    python benchmarks/solvers.py --quick    two maps, three rounds; nothing is written unless --out is given
+    python benchmarks/solvers.py --problems sym attention --only counts
 
-All contestants take their turn in each round, in one process. `overhead`: time ÷ time of as many bare evaluations of f (and vector-Jacobian products, for the backward pass) as the contestant
-made, timed in the same rounds. `residual`: the worst sample's ‖f(z) − z‖/‖f(z)‖ of what was returned, computed here. A contestant that does not reach the tolerance is marked, and not counted as fast.
+Two parts. `counts`, in float64: after how many evaluations of f has a sample's own relative residual ‖f(z) − z‖/‖f(z)‖ come down to 1e-3 … 1e-8? Seen from f, which is watched: whatever a
+solver says of itself. A sample that is not there after 300 evaluations has failed, and counts as 300 in the mean. `times`, in float32, all contestants in turn: seconds to the
+tolerance, forward and forward + backward, and `overhead`: time ÷ time of as many bare evaluations of f (and vector-Jacobian products), timed in the same rounds. `residual`: the worst
+sample's, of what was returned, computed here. A contestant that does not reach the tolerance is marked, and not counted as fast.
 """
-import gc, statistics, time, warnings
+import copy, gc, os, time, warnings
 from unittest import mock
 
 import torch
 from torch import nn
+import maps
+from common import Options, machine, ratios, spread, summary, table, write
 from deq_irnn import Anderson, Broyden, Implicit, Picard, fixed_point, relative_residual
-from deq_irnn.loop import Point
-from deq_irnn.solvers import AndersonState
-from common import Options, machine, summary, write
 
 try: import torchdeq
 except ImportError: torchdeq = None
 
 MAX_ITER = 300
-
-
-class Tanh(nn.Module):
-    "f(z) = tanh(W z + x), the injection x = U v + b computed once: PEERS.md's families."
-    def __init__(self, W, scale):
-        super().__init__()
-        self.W, self.x = nn.Parameter(W), nn.Parameter(scale*torch.randn(1, len(W)))
-    def forward(self, z, x): return torch.tanh(torch.addmm(x + self.x, z, self.W.T))
-
-def orthogonal(n): return torch.linalg.qr(torch.randn(n, n))[0]
-def symmetric(n):
-    Q = orthogonal(n)
-    return Q @ torch.diag(1.8*torch.rand(n) - .9) @ Q.T
-def gaussian(n):
-    W = torch.randn(n, n)
-    return .9*W/torch.linalg.matrix_norm(W, 2)
-
-
-class Block(nn.Module):
-    "A post-norm transformer block with the input injected, 4 heads, weights twice their usual start (plain iteration needs some twenty evaluations): (B, 64, 128)."
-    def __init__(self, d=128, heads=4):
-        super().__init__()
-        self.qkv, self.out, self.up, self.down = nn.Linear(d, 3*d), nn.Linear(d, d), nn.Linear(d, 2*d), nn.Linear(2*d, d)
-        self.norms, self.heads = nn.ModuleList(nn.LayerNorm(d) for _ in range(2)), heads
-        for layer in (self.qkv, self.out, self.up, self.down): layer.weight.data.mul_(2)
-    def forward(self, z, x):
-        q, k, v = self.qkv(z).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        z = self.norms[0](x + z + self.out(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)))
-        return self.norms[1](x + z + self.down(torch.relu(self.up(z))))
-
-
-class Conv(nn.Module):
-    "f(z) = tanh(norm(3×3 convolution of z) + x) on (B, 32, 16, 16)."
-    def __init__(self, c=32):
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(c, c, 3, padding=1), nn.GroupNorm(4, c)
-        self.norm.weight.data.mul_(.6)
-    def forward(self, z, x): return torch.tanh(self.norm(self.conv(z)) + x)
-
-
-PROBLEMS = {                                                          # name → (f, x)
-    **{f'{name} {B}×{n}': (lambda B=B, n=n, make=make, scale=scale: (Tanh(make(n), scale), scale*torch.randn(B, n)))
-       for B, n in ((64, 256), (256, 512)) for name, make, scale in (('gauss', gaussian, 1.), ('orth', lambda n: .9*orthogonal(n), .1), ('sym', symmetric, .1))},
-    'transformer 32×64×128': lambda: (Block(), torch.randn(32, 64, 128)),
-    'conv 16×32×16×16': lambda: (Conv(), torch.randn(16, 32, 16, 16))}
+TOLERANCES = (1e-3, 1e-4, 1e-5, 1e-6, 1e-8)
+TIMED = ('gauss 64×256', 'orth 64×256', 'sym 64×256', 'sym 256×512', 'attention', 'convolution 16', 'graph', 'digits attention, trained')
 
 
 def ours(solver):
+    "Our solver, forward and backward."
     def make(f, x, tol):
-        def run(): return fixed_point(lambda z: f(z, x), torch.zeros_like(x), solver=solver, tol=tol, max_iter=MAX_ITER, gradient=Implicit(), on_failure='ignore')
+        def run():
+            z0 = torch.zeros_like(x)
+            return fixed_point(lambda z: f(z, x), z0, solver=solver, tol=tol, max_iter=MAX_ITER,
+                               gradient=Implicit(), on_failure='ignore')
         return run
     return make
 
+
 def theirs(name):
+    "torchdeq's solver, forward and backward, with its relative criterion."
     def make(f, x, tol):
-        deq = torchdeq.get_deq(f_solver=name, b_solver=name, ift=True, f_max_iter=MAX_ITER, b_max_iter=MAX_ITER, f_tol=tol, b_tol=tol, f_stop_mode='rel', b_stop_mode='rel')
+        deq = torchdeq.get_deq(f_solver=name, b_solver=name, ift=True, f_max_iter=MAX_ITER, b_max_iter=MAX_ITER,
+                               f_tol=tol, b_tol=tol, f_stop_mode='rel', b_stop_mode='rel')
         deq.train()
         return lambda: deq(lambda z: f(z, x), torch.zeros_like(x))[0][-1]
     return make
 
-CONTESTANTS = {'Picard': ours(Picard()), 'Anderson': ours(Anderson()), 'Anderson, memory 20': ours(Anderson(memory=20)), 'Broyden': ours(Broyden())}
+CONTESTANTS = {'Picard': ours(Picard()), 'Anderson': ours(Anderson()),
+               'Anderson, memory 20': ours(Anderson(memory=20)), 'Broyden': ours(Broyden())}
 if torchdeq: CONTESTANTS |= {f'torchdeq {n}': theirs(n) for n in ('fixed_point_iter', 'anderson', 'broyden')}
 
 
-class Counted(nn.Module):
-    def __init__(self, f): super().__init__(); self.f, self.calls = f, 0
-    def forward(self, *args): self.calls += 1; return self.f(*args)
+# ---- counts
+
+class Watched(nn.Module):
+    "f, and the relative residuals of all samples at each point where it was evaluated."
+    def __init__(self, f):
+        super().__init__()
+        self.f, self.seen = f, []
+
+    def forward(self, z, x):
+        fz = self.f(z, x)
+        self.seen.append(relative_residual(fz.flatten(1), z.flatten(1)))
+        return fz
 
 
-def counts(make, f, x, tol, backward):
+@torch.no_grad()
+def count(name, problem):
+    "For each tolerance the mean and the largest number of evaluations, and how many samples failed."
+    f, x = maps.make(problem)
+    watched, x = Watched(copy.deepcopy(f).double()), x.double()
+    CONTESTANTS[name](watched, x, TOLERANCES[-1]/2)()
+    best = torch.stack(watched.seen[:MAX_ITER]).nan_to_num(torch.inf).cummin(0).values        # (evaluations, B)
+    rows = []
+    for tol in TOLERANCES:
+        needed = (best > tol).sum(0) + 1
+        failed = best[-1] > tol
+        needed = torch.where(failed, MAX_ITER, needed)
+        rows.append(dict(problem=problem, name=name, tol=tol, samples=len(needed), mean=needed.double().mean().item(),
+                         most=int(needed.max()), failed=int(failed.sum())))
+    return rows
+
+
+def counts(problems):
+    "All maps and contestants."
+    rows = []
+    for problem in problems:
+        found = {name: count(name, problem) for name in CONTESTANTS}
+        rows += [r for each in found.values() for r in each]
+        print(f'\n{problem}: evaluations per sample (failed)')
+        table(('', *(f'{t:g}' for t in TOLERANCES)),
+              [(name, *(f"{r['mean']:.1f}" + (f" ({r['failed']})" if r['failed'] else '') for r in each))
+               for name, each in found.items()])
+    return rows
+
+
+# ---- times
+
+def costs(make, f, x, tol, backward):
     "Evaluations of f, vector-Jacobian products, worst true residual: one run, not timed."
-    counted, products, grad = Counted(f), [], torch.autograd.grad
+    watched, products, grad = Watched(f), [], torch.autograd.grad
     with mock.patch('torch.autograd.grad', lambda *a, **k: (products.append(1), grad(*a, **k))[1]):
         with torch.set_grad_enabled(backward):
-            z = make(counted, x, tol)()
+            z = make(watched, x, tol)()
             if backward: z.sum().backward()
     with torch.no_grad(): residual = relative_residual(f(z, x).flatten(1), z.flatten(1)).max().item()
-    return counted.calls, len(products), residual
+    return len(watched.seen), len(products), residual
 
 
 def bare(f, x, n, backward):
@@ -117,8 +124,10 @@ def bare(f, x, n, backward):
 
 
 def measure(f, x, tol, backward, rounds):
-    numbers = {name: counts(make, f, x, tol, backward) for name, make in CONTESTANTS.items()}
-    runs, times, floors = {name: make(f, x, tol) for name, make in CONTESTANTS.items()}, {name: [] for name in CONTESTANTS}, []
+    "The rows of one map: all contestants and the bare f in turn."
+    numbers = {name: costs(make, f, x, tol, backward) for name, make in CONTESTANTS.items()}
+    runs = {name: make(f, x, tol) for name, make in CONTESTANTS.items()}
+    times, floors = {name: [] for name in CONTESTANTS}, []
     for i in range(rounds + 1):
         floors.append(bare(f, x, 30, backward))
         for name, run in runs.items():
@@ -126,84 +135,65 @@ def measure(f, x, tol, backward, rounds):
             start = time.perf_counter()
             with torch.set_grad_enabled(backward):
                 z = run()
-                if backward: f.zero_grad(); z.sum().backward()
+                if backward:
+                    f.zero_grad()
+                    z.sum().backward()
             times[name].append(time.perf_counter() - start)
     rows = []
     for name, (evaluations, products, residual) in numbers.items():
         floor = [evaluations*e + products*v for e, v in floors[1:]]
-        seconds, ratio = times[name][1:], [t/c for t, c in zip(times[name][1:], floor)]
-        rows.append(dict(name=name, tol=tol, backward=backward, evaluations=evaluations, products=products, residual=residual, reached=residual <= 1.05*tol,
-                         seconds=summary(seconds), overhead=summary(ratio)))
+        rows.append(dict(name=name, tol=tol, backward=backward, evaluations=evaluations, products=products,
+                         residual=residual, reached=residual <= 1.05*tol, seconds=summary(times[name][1:]),
+                         overhead=ratios(times[name][1:], floor), rounds=times[name][1:]))
+    add_ratio(rows)
     return rows
 
 
-def fused_step():
-    "Anderson's arithmetic as torch.compile would fuse it: the newest differences with all inner products in one loop, the mixture in another."
-    def products(R, F, r, r0, fz, fz0, i: int):
-        R[:, i], F[:, i] = r - r0, fz - fz0
-        return (R*R[:, i, None]).sum(-1), (R*r[:, None]).sum(-1)
-    def mixture(F, fz, gamma): return fz - (F*gamma[..., None]).sum(1)
-    products, mixture = torch.compile(products, dynamic=False), torch.compile(mixture, dynamic=False)
-    def step(solver, fz, r, m):
-        row, right = products(m.R, m.F, r, m.r, fz, m.fz, 2)
-        row[:, 2].mul_(1 + solver.ridge)
-        m.gram[:, 2] = row
-        m.gram[:, :, 2] = row
-        return mixture(m.F, fz, torch.linalg.solve_ex(m.gram, right)[0])
-    return step
-
-
-def compiled(rounds=15, calls=20):
-    "Seconds of one step of Anderson(5) with full memory, as it is and with compiled loops, beside one evaluation of f."
-    rows = []
-    for B, n in ((64, 256), (256, 512)):
-        solver, f, x, fused = Anderson(), *PROBLEMS[f'sym {B}×{n}'](), fused_step()
-        def states(): return [torch.randn(B, n) for _ in range(2)]
-        R, F, (fz, r) = torch.randn(B, 5, n), torch.randn(B, 5, n), states()
-        m = AndersonState(R, F, R @ R.mT, *states(), count=8)                       # full; the oldest is in slot 2
-        runs = dict(evaluation=lambda: f(x, x), step=lambda: solver.step(None, Point(x, fz, r), m)[0], compiled=lambda: fused(solver, fz, r, m))
-        with torch.no_grad():
-            times, difference = {k: [] for k in runs}, (runs['step']() - runs['compiled']()).abs().max().item()
-            for _ in range(rounds):
-                for k, run in runs.items():
-                    start = time.perf_counter()
-                    for _ in range(calls): run()
-                    times[k].append((time.perf_counter() - start)/calls)
-        rows.append(dict(B=B, N=n, difference=difference, **{k: summary(v) for k, v in times.items()}))
-        print(f'one step of Anderson(5), {B}×{n}: ' + ', '.join(f'{k} {1e6*statistics.median(v):.0f} µs' for k, v in times.items()) + f'; results differ by {difference:.0e}')
-    return rows
-
-
-def table(problem, rows):
-    print(f'\n{problem}, tol {rows[0]["tol"]:g}, {"forward + backward" if rows[0]["backward"] else "forward"}')
-    print(f'{"":28s}{"f":>5s}{"vjp":>5s}{"residual":>10s}{"ms (min–max)":>26s}{"overhead (min–max)":>26s}')
+def add_ratio(rows):
+    "How many times longer torchdeq's fastest takes than each of ours, round by round."
+    peers = [r for r in rows if r['name'].startswith('torchdeq') and r['reached']]
+    best = min(peers, key=lambda r: r['seconds']['median'], default=None)
     for r in rows:
-        t, o = r['seconds'], r['overhead']
-        print(f'{r["name"]:28s}{r["evaluations"]:5d}{r["products"]:5d}{r["residual"]:10.1e}' + f'{1e3*t["median"]:8.2f} ({1e3*t["min"]:.2f}–{1e3*t["max"]:.2f})'.rjust(26)
-              + f'{o["median"]:6.2f} ({o["min"]:.2f}–{o["max"]:.2f})'.rjust(26) + ('' if r['reached'] else '   not reached'), flush=True)
+        if best is not None and r['reached']: r['torchdeq'] = ratios(best['rounds'], r['rounds'])
+    for r in rows: del r['rounds']
+
+
+def show(problem, rows):
+    print(f'\n{problem}, tol {rows[0]["tol"]:g}, {"forward + backward" if rows[0]["backward"] else "forward"}')
+    table(('', 'f', 'vjp', 'residual', 'ms (min–max)', 'overhead (min–max)', "× torchdeq's best"),
+          [(r['name'], str(r['evaluations']), str(r['products']), f"{r['residual']:.1e}" + '!'*(not r['reached']),
+            spread(r['seconds'], 2, 1e3), spread(r['overhead'], 2), f"{r['torchdeq']['median']:.2f}" if 'torchdeq' in r else '')
+           for r in rows])
+
+
+def times(problems, rounds, tolerances=(1e-4,)):
+    rows = []
+    for problem in problems:
+        for tol in tolerances:
+            for backward in (False, True):
+                found = measure(*maps.make(problem), tol, backward, rounds)
+                rows += [dict(problem=problem, **r) for r in found]
+                show(problem, found)
+    return rows
 
 
 def main():
-    options = Options(__doc__, 'solvers')
+    options = Options(__doc__, 'solvers', rounds=5)
     options.add_argument('--problems', nargs='+', help='those whose name contains one of these')
+    options.add_argument('--only', choices=('counts', 'times'), help='one part alone')
     args = options.parse_args()
     torch.set_num_threads(args.threads[0])
-    wanted = args.problems or (('sym 64', 'sym 256') if args.quick else ('',))
-    names = [n for n in PROBLEMS if any(p in n for p in wanted)]
-    result = dict(what='seconds to the tolerance, and overhead over bare evaluations; interleaved in one process; float32',
-                  max_iter=MAX_ITER, torchdeq=torchdeq and getattr(torchdeq, '__version__', '0.1.0'), **machine(), rows=[])
     warnings.simplefilter('ignore')
-    for problem in names:
-        for tol in (1e-4, 1e-6):
-            for backward in (False, True):
-                torch.manual_seed(0)
-                rows = measure(*PROBLEMS[problem](), tol, backward, args.rounds)
-                result['rows'] += [dict(problem=problem, **r) for r in rows]
-                table(problem, rows)
-        write(args.out, result, finished=False)
-    if args.problems: return                             # a part: it stays beside the whole
-    if not args.quick: result['compiled'] = compiled()
-    write(args.out, result)
+    wanted = args.problems or (('sym 64', 'sym 256') if args.quick else ('',))
+    names = [n for n in maps.MAPS if any(p in n for p in wanted)]
+    result = dict(what='evaluations of f per sample, float64; seconds to the tolerance, float32, in turn in one process',
+                  max_iter=MAX_ITER, torchdeq=torchdeq and getattr(torchdeq, '__version__', '0.1.0'), **machine(),
+                  load=os.getloadavg()[0], counts=[], rows=[])
+    if args.only != 'times': result['counts'] = counts([n for n in names if '256×512' not in n])
+    write(args.out, result, finished=False)
+    timed = [n for n in names if args.problems or any(n.startswith(t) for t in TIMED)]
+    if args.only != 'counts': result['rows'] = times(timed, args.rounds)
+    write(args.out, result, finished=not (args.problems or args.only))       # a part stays beside the whole
 
 
 if __name__ == '__main__': main()

@@ -3,7 +3,7 @@
     python benchmarks/systems.py            all systems, from the usual start and ten times as far; writes results/systems.json
     python benchmarks/systems.py --quick    those of few unknowns; nothing is written unless --out is given
 
-`CLASSICAL` are those of Moré, Garbow and Hillstrom (1981), on which the methods were made; `OTHERS` were used for no choice. Solved: ‖g(z)‖ ≤ 1e-7 within 200·(N + 1)
+`CLASSICAL` are those of Moré, Garbow and Hillstrom (1981), on which the methods were made; `OTHERS` were used for no choice. Solved: ‖g(z)‖ ≤ 1e-7 within 100·(N + 1)
 evaluations, a Jacobian counting N. A system maps (B, N) to (B, N).
 """
 import math
@@ -14,7 +14,7 @@ from scipy.optimize import root as scipy_root
 from common import Options, machine, table, write
 from deq_irnn.solvers import Newton, NewtonKrylov, root
 
-GOAL = 1e-7
+GOAL, BUDGET = 1e-7, 100
 
 
 def cat(*c): return torch.stack(c, 1)
@@ -248,7 +248,7 @@ def measure(systems, far):
     for g, start in systems.items():
         z0 = far*torch.tensor(start, dtype=torch.float64)
         if far != 1 and not z0.any(): continue
-        budget = 200*(len(start) + 1)
+        budget = BUDGET*(len(start) + 1)
         row = dict(system=g.__name__, N=len(start), far=far)
         for name, run in WHO.items():
             calls, size = run(g, z0, budget)
@@ -263,7 +263,7 @@ def solved(rows, name): return sum(r[name]['solved'] for r in rows)
 def main():
     args = Options(__doc__, 'systems').parse_args()
     torch.set_num_threads(args.threads[0])
-    result = dict(what=f'systems of equations: ‖g‖ ≤ {GOAL:g} within 200(N + 1) evaluations', **machine(), rows=[])
+    result = dict(what=f'systems of equations: ‖g‖ ≤ {GOAL:g} within {BUDGET}(N + 1) evaluations', **machine(), rows=[])
     for kind, systems in (('classical', CLASSICAL), ('others', OTHERS)):
         if args.quick: systems = {g: x for g, x in systems.items() if len(x) <= 4}
         for far in (1, 10):
