@@ -290,7 +290,7 @@ class Results:
 def jacobians(args, results):
     "At the start (three seeds), and after 30 steps on the digits (one): depth 4 … 256."
     task = TASKS['digits']
-    for L in (4, 8) if args.quick else (4, 16, 64, 256):
+    for L in (4, 8) if args.quick else args.depths:
         for name in args.only:
             if results.late: return
             if name in CONTROLS or results.has('jacobians', name=name, L=L): continue
@@ -341,6 +341,7 @@ def main():
     parser.add_argument('--part', action='append', choices=parts, help='these parts alone (repeat it)')
     parser.add_argument('--only', nargs='+', default=list(CONTESTANTS), choices=list(CONTESTANTS), metavar='NAME')
     parser.add_argument('--seeds', type=int, default=5)
+    parser.add_argument('--depths', type=int, nargs='+', default=[4, 16, 64, 256], help='of the Jacobians')
     parser.add_argument('--rates', type=float, nargs='+', help="learning rates, instead of the task's own")
     parser.add_argument('--minutes', type=float, default=math.inf, help='begin no run after so long')
     parser.add_argument('--fresh', action='store_true', help='repeat what the file has')
