@@ -12,7 +12,7 @@ __all__ = ['Freezer', 'FREEZERS', 'Calls', 'Schedule', 'Equation', 'fit_schedule
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -168,7 +168,8 @@ class FrozenRest(nn.Module):
         "One equation for all tokens."
         q = self.split(F.linear(x, cast(Tensor, self.weight_q), cast(Tensor, self.bias_q)))
         p = self.split(F.linear(x, cast(Tensor, self.weight), cast(Tensor, self.bias)))
-        U = cast(Tensor, self.U if self.blocks > 1 else self.U[0])
+        blocks = cast(Tensor, self.U)
+        U = blocks if self.blocks > 1 else blocks[0]
         def residual(u):
             s = self.phi(u)
             fs = self.phi(s @ U.mT + p)
@@ -184,7 +185,7 @@ class FrozenRest(nn.Module):
         return s.view(*x.shape[:-1], -1)
 
     def extra_repr(self) -> str:
-        D, N = self.weight_q.shape
+        D, N = cast(Tensor, self.weight_q).shape
         return f'{N}, {D}, iterations={self.schedule.iterations}'
 
 # %% ../nbs/46_deploy.ipynb #3dc2b202
@@ -451,7 +452,8 @@ class FrozenEquilibriumRNN(nn.Module):
         self.explicit = bool(getattr(cell, 'explicit', False))
         self.schedule = Schedule()
         whole = isinstance(cell, ContractiveCell) and type(cell).forward is ContractiveCell.forward
-        self.register_buffer('U', contractive(cast(Tensor, cell.U), .95).detach() if whole else None)
+        U = contractive(cast(ContractiveCell, cell).U, .95).detach() if whole else None
+        self.register_buffer('U', U)
 
     def evaluate(self, x:Tensor, h:Any, before:Any) -> Any:
         "One evaluation of f."
@@ -511,7 +513,8 @@ class FrozenResNet(nn.Module):
         super().__init__()
         self.injection, self.transition, self.block = net.injection, net.transition, net.block
         self.depth, self.scale, self.phi = net.depth, net.scale, net.phi.fn
-        self.start, self.size, self.schedule = net.start, tuple(size), Schedule()
+        self.start: Literal['previous', 'zero'] = net.start
+        self.size, self.schedule = tuple(size), Schedule()
         U = net.block.bounded(net.U, net.bound, size).detach()
         self.reflected = net.reflected and net.eta is None
         V, C = reflect(U.double()) if self.reflected else (None, None)

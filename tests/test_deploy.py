@@ -59,6 +59,7 @@ NETS = {
     'CharLM': (lambda: CharLM(7, 4, DEQTransformer(4, 2, **TIGHT)), lambda: (torch.randint(0, 7, (2, 5)),)),
 }
 nets = pytest.mark.parametrize('name', NETS)
+OLD = tuple(int(n) for n in torch.__version__.split('.')[:2]) < (2, 5)       # torch 2.4 exports neither a loop of solves nor a free length
 ONNX = all(importlib.util.find_spec(m) for m in ('onnx', 'onnxscript', 'onnxruntime'))
 
 def make(name):
@@ -84,6 +85,7 @@ def test_a_copy_says_the_same(name):
 
 @nets
 def test_export(name):
+    if OLD and 'EquilibriumRNN' in name: pytest.skip('torch 2.4 does not export it')
     _, net, _, new = make(name)
     program = torch.export.export(net, new)
     called = ' '.join(str(n.target) for n in program.graph.nodes if n.op == 'call_function')
@@ -100,6 +102,7 @@ def test_trace(name):
 
 @nets
 def test_compile_without_a_break(name):
+    if OLD and 'EquilibriumRNN' in name: pytest.skip('torch 2.4 does not compile it in one piece')
     _, net, _, new = make(name)
     torch._dynamo.reset()
     with torch.no_grad(): close(torch.compile(net, fullgraph=True, backend='eager')(*new), net(*new))
@@ -117,6 +120,7 @@ def test_onnx(name, tmp_path):
 
 @pytest.mark.parametrize('name', ['RootIRNN rotation', 'RootIRNN input_rotation', 'RootIRNN minus', 'IsometricRNN mlp', 'RootBlock in a model'])
 def test_batch_and_length_are_free(name):
+    if OLD: pytest.skip('torch 2.4 fixes the length')
     from torch.export import Dim
     _, net, _, new = make(name)
     program = torch.export.export(net, new, dynamic_shapes=[{0: Dim('time', min=2), 1: Dim('batch', min=2)}])

@@ -148,6 +148,7 @@ def test_adapter(small):
         '02_b': ['md # B\n\n$$ c $$ {#eq-y}\n$$ d $$ {#eq-z}', 'md ::: {.callout-note}\n## Mind\nthe gap @eq-x, @eq-z\n:::']})
     site = build.Site(nbs)
     a, b = (json.loads(site.page(p)) for p in ('01_a', '02_b'))
+    assert 'notebooks/01_a.ipynb' in ''.join(a['cells'].pop(1)['source']) and 'notebooks/02_b.ipynb' in ''.join(b['cells'].pop(1)['source'])
     texts = [''.join(c['source']) for c in a['cells']]
     assert texts[0] == '# 01 · A\n{.lead}\nAbout $a$'
     assert texts[1] == ('(eq-x-01)=\n$$ a = b \\tag{1.1} $$\n\n{ref}`Equation (1.1) <eq-x-01>` and by {ref}`equation (1.1) <eq-x-01>`, not `@eq-x`; '
