@@ -6,7 +6,7 @@
 __all__ = ['HELD_OUT', 'BASELINES', 'ROOTS', 'DEMO', 'FACTORIAL', 'STANDARD', 'IN_GENERAL', 'KEY', 'ONE_STEP', 'FAIR', 'REAL',
            'BRIEF', 'PRESETS', 'KINDS', 'COMMANDS', 'Plan', 'around', 'flat_state', 'run_rnn', 'zero_state',
            'transition_values', 'gradient_norms', 'solver_trace', 'probe', 'Job', 'do_job', 'run_one', 'jobs_of',
-           'chosen_rates', 'new_results', 'load_results', 'study', 'in_a_line', 'step_timer', 'estimate',
+           'chosen_rates', 'new_results', 'load_results', 'study', 'in_a_line', 'step_timer', 'epoch_cost', 'estimate',
            'measure_times', 'model_names', 'add_study_options', 'parser', 'plan_of', 'study_command', 'show', 'Kind',
            'read_plain', 'plot_words', 'read_any', 'found_results', 'studies_of', 'table_command', 'plot_command',
            'plot_side_by_side', 'time_command', 'listing', 'own_command', 'main']
@@ -181,11 +181,13 @@ PRESETS = {
     'permuted-fashion': Plan('Fashion-MNIST by permuted pixels, T = 784, 6000 images',
                              'permuted_fashion_pixels', REAL, dict(train_size=6000, test_size=2000), **BRIEF),
     'vowels': Plan('nine speakers, 7 to 29 steps (needs aeon, or the files)', 'series', REAL,
-                   dict(dataset='JapaneseVowels'), **{**BRIEF, 'epochs': 40}),
+                   dict(dataset='JapaneseVowels'), **{**BRIEF, 'epochs': 40, 'trial_epochs': 20}),
     'motions': Plan('motions of a smartwatch, T = 100 (needs aeon, or the files)', 'series', REAL,
-                    dict(dataset='BasicMotions'), **{**BRIEF, 'epochs': 60, 'batch_size': 10}),
+                    dict(dataset='BasicMotions'),
+                    **{**BRIEF, 'epochs': 60, 'trial_epochs': 30, 'batch_size': 10}),
     'appliances': Plan('power drawn by ten appliances, T = 1460 (needs aeon, or the files)', 'series', REAL,
-                       dict(dataset='ACSF1'), **{**BRIEF, 'epochs': 60, 'batch_size': 10}),
+                       dict(dataset='ACSF1'),
+                       **{**BRIEF, 'epochs': 60, 'trial_epochs': 20, 'batch_size': 10}),
     'permuted': Plan('permuted digits, equal parameters', 'permuted_digits',
                      ('lstm', 'gru', 'rnn', 'linear', 'irnn-5', *ROOTS, 'root-input-rotation',
                       'root-rotation-stacked'), params=17500, epochs=50),
@@ -531,24 +533,40 @@ def step_timer(
         return time.perf_counter() - start
     return step, math.ceil(len(train)/job.plan.batch_size)
 
-def estimate(
-    plan:Plan,        # what to train
-    workers:int=1,    # processes, side by side
-) -> float:
-    "About how many seconds a study takes on the CPU, all of it, from a step of each network."
-    found = 0.
+def epoch_cost(
+    job:Job,                    # a run
+    tell:Callable[[], object],  # not used
+) -> tuple[str, float|None]:
+    "The network's name, and about how many seconds an epoch takes; None if it cannot make a step."
     with warnings.catch_warnings(), torch.random.fork_rng([]):
         warnings.simplefilter('ignore')
-        one = replace(plan, seeds=plan.seed_list[:1])
-        for job in jobs_of(one, '', 'cpu', dict.fromkeys(plan.models, plan.rates[0])):
+        try:
             step, steps = step_timer(job)
             step()
-            epochs = plan.epochs*len(plan.seed_list)
-            if plan.finalists is not None and job.name not in plan.always:
-                free = len(set(plan.models) - set(plan.always))
-                epochs *= min(1, plan.finalists/max(free, 1))
-            if len(plan.rates) > 1: epochs += plan.trial_epochs*len(plan.rates)
-            found += 1.25*step()*steps*epochs      # a quarter for testing, clipping, moving
+            return job.name, 1.25*step()*steps      # a quarter for testing, clipping, moving
+        except (DataNotFound, ImportError): raise
+        except Exception: return job.name, None
+
+def estimate(
+    plan:Plan,        # what to train
+    workers:int=1,    # processes, side by side; if more than one, steps are timed in another process too
+) -> float:
+    "About how many seconds a study takes on the CPU, from a step of each network; nan if it cannot be told."
+    once = replace(plan, seeds=plan.seed_list[:1])
+    jobs = jobs_of(once, '', 'cpu', dict.fromkeys(plan.models, plan.rates[0]))
+    costs: list[tuple[str, float|None]] = []
+    def nothing() -> None: pass
+    try:
+        if workers > 1: in_processes(epoch_cost, jobs, costs.append, nothing, 1)
+        else: one_by_one(epoch_cost, jobs, costs.append, nothing)
+    except BrokenProcessPool: return math.nan
+    free = len(set(plan.models) - set(plan.always))
+    part = 1. if plan.finalists is None or not free else min(1., plan.finalists/free)
+    found = 0.
+    for name, seconds in costs:
+        epochs = plan.epochs*len(plan.seed_list)*(1. if name in plan.always else part)
+        if len(plan.rates) > 1: epochs += plan.trial_epochs*len(plan.rates)
+        found += epochs*(seconds or 0.)
     return found/max(workers, 1)
 
 def measure_times(
@@ -712,8 +730,8 @@ def study_command(
           f'each{trying}, into {folder}/', file=sys.stderr)
     if gpu and args.device != 'cpu': told = 'no estimate on a GPU'
     else:
-        took = 0. if args.resume else estimate(plan, workers)
-        told = 'what is left is not estimated' if args.resume else f'about {duration(took)}'
+        took = math.nan if args.resume else estimate(plan, workers)
+        told = 'no estimate' if math.isnan(took) else f'about {duration(took)}'
     print(f'{told}, {workers} process{"es"*(workers > 1)} of {args.threads} thread{"s"*(args.threads > 1)}',
           file=sys.stderr)
     stopped = 0
@@ -751,7 +769,8 @@ def show(
     print(f'results and checkpoints: {folder}/', f'({", ".join(drawn)})' if drawn else '')
     if args.save: write_json(args.save, results)
     bad = ('failed', 'diverged') if args.strict else ('failed',)
-    return int(any(run['status'] in bad for run in runs))
+    lost = any(trial['status'] == 'failed' for trial in results.get('trials') or [])
+    return int(lost or any(run['status'] in bad for run in runs))
 
 # %% ../nbs/15_study.ipynb #963a3109
 @dataclass(frozen=True)
