@@ -1256,6 +1256,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                 'deq_irnn.study.around': ('study.html#around', 'deq_irnn/study.py'),
                                 'deq_irnn.study.chosen_rates': ('study.html#chosen_rates', 'deq_irnn/study.py'),
                                 'deq_irnn.study.do_job': ('study.html#do_job', 'deq_irnn/study.py'),
+                                'deq_irnn.study.epoch_cost': ('study.html#epoch_cost', 'deq_irnn/study.py'),
                                 'deq_irnn.study.estimate': ('study.html#estimate', 'deq_irnn/study.py'),
                                 'deq_irnn.study.flat_state': ('study.html#flat_state', 'deq_irnn/study.py'),
                                 'deq_irnn.study.found_results': ('study.html#found_results', 'deq_irnn/study.py'),

@@ -247,6 +247,10 @@ class Net(nn.GRU):
     done = here('study', '--task', 'adding:length=6,train_size=64,test_size=32', '--models', 'frail:Net,rnn', '--seeds', '1', '--epochs', '1', '--hidden', '4', cwd=tmp_path)
     assert done.returncode == 1 and 'my own mistake' in done.stderr and '| rnn' in done.stdout
     assert {r['status'] for r in json.loads((tmp_path/'runs/adding/results.json').read_text())['runs']} == {'finished', 'failed'}
+    chosen = here('study', '--task', 'adding:length=6,train_size=64,test_size=32', '--models', 'frail:Net,rnn', '--seeds', '1', '--epochs', '1', '--hidden', '4',
+                  '--lr', '1e-3,1e-2', '--trial-epochs', '1', '--name', 'b', '--workers', '1', cwd=tmp_path)
+    assert chosen.returncode == 1 and 'my own mistake' in chosen.stderr and 'failed' in chosen.stdout
+    assert {r['model'] for r in read_results(tmp_path/'runs/b')['runs']} == {'rnn'}                 # nothing to choose from, so it is not trained
 
 def test_a_killed_worker_is_told(here, tmp_path):
     (tmp_path/'dying.py').write_text('''
