@@ -40,6 +40,7 @@ from .command import seeds, short_name, task_and_options, threads, whole
 from .networks import FACTORS, MODELS as MODELS, Model as Model, build as build, count, find_model
 from .networks import LinearRecurrence as LinearRecurrence, width_for, with_head
 from .words import load_words, words_main, words_picture, words_table
+from .memory_study import memory_main
 
 # %% ../nbs/15_study.ipynb #0a39dfb9
 @dataclass(frozen=True)
@@ -920,6 +921,7 @@ def listing() -> str:
 # %% ../nbs/15_study.ipynb #05a65373
 COMMANDS: dict[str, Callable[[list[str]], int]] = {   # presets that are trained in their own way
     'words': words_main,                              # and have options of their own
+    'memory': memory_main,
 }
 
 # %% ../nbs/15_study.ipynb #5347756b
