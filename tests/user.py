@@ -2,15 +2,17 @@
 import torch
 from torch import Tensor, nn, randn, zeros
 from torch.nn.utils.parametrize import register_parametrization
-from deq_irnn import (DEQ, IRNN, MLP, Activation, Anderson, Attractors, Basins, Broyden, CharLM, Contractive, ContractiveRecurrence,
-    ConvergenceError, ConvergenceWarning, DEQTransformer, DiagonalGRUCell, DiagonalLSTMCell, Equilibrium,
-    EquilibriumBlock, EquilibriumGRUCell, EquilibriumRNN, Explicit, GradientRule, Implicit, IncrementalCell,
-    IncrementalResNet, IncrementalTransformer, InjectedAttention, Injection, InputGate, InputRotation,
-    IRNNCell, IsometricCell, IsometricRNN, Lookup, Modes, MonotoneConv, MonotoneLayer, MonotoneRecurrence, Neumann, Newton,
-    NewtonKrylov, Orthogonal, Packing, ParityChecks, Phantom, Picard, Point, Recurrence, RecurrentBase, Rest, Reversible,
-    RootBlock, RootIRNN, Rotation, Shared, Sign, Solution, Solve, Solver, SolvingModule, StateGate, Status, Stepwise,
-    Tanh, TanhCell, Tiles, Transformer, Transition, Unrolled, VariationalDropout, WeightDropout, equilibrium,
-    fixed_point, frozen, modes, root, solve)
+from deq_irnn import (DEQ, IRNN, MLP, Activation, Anderson, Attractors, Basins, Broyden, CharLM,
+    Contractive, ContractiveRecurrence, ConvergenceError, ConvergenceWarning, DEQTransformer,
+    DiagonalGRUCell, DiagonalLSTMCell, Equilibrium, EquilibriumBlock, EquilibriumGRUCell,
+    EquilibriumRNN, Explicit, GradientRule, Implicit, IncrementalCell, IncrementalResNet,
+    IncrementalTransformer, InjectedAttention, Injection, InputGate, InputRotation, IRNNCell,
+    IsometricCell, IsometricRNN, Lookup, Modes, MonotoneConv, MonotoneLayer, MonotoneRecurrence,
+    Neumann, Newton, NewtonKrylov, Orthogonal, Packing, ParityChecks, Phantom, Picard, Point,
+    Recurrence, RecurrentBase, Rest, Reversible, RootBlock, RootIRNN, Rotation, Shared, Sign,
+    Solution, Solve, Solver, SolvingModule, StateGate, Status, Stepwise, Tanh, TanhCell, Tiles,
+    Transformer, Transition, Unrolled, VariationalDropout, WeightDropout, equilibrium, fixed_point,
+    frozen, modes, root, solve)
 
 
 class Layer(nn.Module):
