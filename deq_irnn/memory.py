@@ -7,7 +7,7 @@ __all__ = ['class_means', 'Forecast', 'forecast', 'Basins', 'distances', 'pull',
            'Errors', 'transition_errors', 'safe_interval', 'answer_means', 'scale', 'Modes', 'modes', 'Lookup',
            'ParityChecks']
 
-# %% ../nbs/09_memory.ipynb #2f674f2e
+# %% ../nbs/09_memory.ipynb #eb0eda05
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -15,14 +15,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-# %% ../nbs/09_memory.ipynb #a0ff4e0f
+# %% ../nbs/09_memory.ipynb #27ec1b75
 from .fixed_point import SolvingModule, check_number, check_positive
 from .loop import Solver
 from .solvers import Picard, Solve
 from .implicit import equilibrium
 from .root_irnn import OnFailure, Rest
 
-# %% ../nbs/09_memory.ipynb #485d3271
+# %% ../nbs/09_memory.ipynb #02c2d447
 def class_means(
     R:Tensor,       # (N, K, d, d), what each token does to the K blocks of a state
     delta:Tensor,   # (S, N) int64, what it does to the automaton's state
@@ -53,7 +53,7 @@ def class_means(
     total = torch.stack(sums).view(-1, K, S, d).permute(0, 2, 3, 1).flatten(2)
     return share, torch.where(share[..., None] > 0, total/share[..., None].clamp_min(1e-300), 0.)
 
-# %% ../nbs/09_memory.ipynb #68471ec1
+# %% ../nbs/09_memory.ipynb #cc184867
 class Forecast(NamedTuple):
     "What words of a length will do, none of them read."
     accuracy: list[float]  # of the read-out, at each length
@@ -88,7 +88,7 @@ def forecast(
         spread.append((within.sum(1)*share).sum().sqrt().item())
     return Forecast(accuracy, spread)
 
-# %% ../nbs/09_memory.ipynb #2c0d353d
+# %% ../nbs/09_memory.ipynb #0467990e
 class Basins(NamedTuple):
     "What is guaranteed about each memory."
     inner: Tensor  # (…, M): the equilibrium is no farther from its memory; NaN where nothing is guaranteed
@@ -149,7 +149,7 @@ def sharpness(
     if not nearest > 0: raise ValueError('memories must differ from each other; got one twice')
     return 2*math.log((X.shape[-2] - 1)/share)/(nearest**2*(1 - 2*share))
 
-# %% ../nbs/09_memory.ipynb #cf832982
+# %% ../nbs/09_memory.ipynb #fe9c5728
 class Attractors(SolvingModule, Rest):
     """Memories X, and where a state comes to rest among them: z = softmax(β(zXᵀ − ‖X‖²/2)) X.
 
@@ -229,7 +229,7 @@ class Attractors(SolvingModule, Rest):
         K, M, d = self.memories.shape
         return f'{K}×{M} memories of {d} units, beta={self.beta.item():.3g}, every={self.every}'
 
-# %% ../nbs/09_memory.ipynb #4245a306
+# %% ../nbs/09_memory.ipynb #add829a7
 class Errors(NamedTuple):
     "What one step does to each memory."
     worst: float       # the greatest distance from where a token takes a memory to the nearest memory
@@ -256,7 +256,7 @@ def safe_interval(
     if not outer > 0: return 0
     return math.ceil((outer - inner)/max(errors.worst, 1e-12)) - 1
 
-# %% ../nbs/09_memory.ipynb #866ee59b
+# %% ../nbs/09_memory.ipynb #8926b011
 def answer_means(
     h:Tensor,       # (n, D), states
     answer:Tensor,  # (n,) int64: what is true of each, or what the network says of it
@@ -269,7 +269,7 @@ def answer_means(
     total = h.new_zeros(len(count), h.shape[1]).index_add(0, answer, h)
     return total/count[:, None]
 
-# %% ../nbs/09_memory.ipynb #69833c9c
+# %% ../nbs/09_memory.ipynb #b3656967
 def scale(
     h:Tensor,  # (n, D), states
     low:float=1e-2,  # of the largest distance: nothing below it is a gap
@@ -306,7 +306,7 @@ def modes(
         found.append(h[same].mean(0))
     return Modes(torch.stack(found), which)
 
-# %% ../nbs/09_memory.ipynb #c245890c
+# %% ../nbs/09_memory.ipynb #647a6f79
 class Lookup(Attractors):
     "The control: the nearest memory itself, found by comparing with each; no equation, no β."
     def forward(self, h:Tensor) -> Tensor:
@@ -315,7 +315,7 @@ class Lookup(Attractors):
         blocks = torch.arange(len(X), device=X.device)
         return X[blocks, which].transpose(1, 2).flatten(1)
 
-# %% ../nbs/09_memory.ipynb #983a7f7b
+# %% ../nbs/09_memory.ipynb #a8688596
 class ParityChecks(SolvingModule, Rest):
     """Memories in weights: all states of ±1 in which the units of each check have the product +1.
 
