@@ -65,12 +65,11 @@ class Watched(nn.Module):
         return fz
 
 
-@torch.no_grad()
 def count(name, problem):
     "For each tolerance the mean and the largest number of evaluations, and how many samples failed."
     f, x = maps.make(problem)
     watched, x = Watched(copy.deepcopy(f).double()), x.double()
-    CONTESTANTS[name](watched, x, TOLERANCES[-1]/2)()
+    with torch.no_grad(): CONTESTANTS[name](watched, x, TOLERANCES[-1]/2)()
     best = torch.stack(watched.seen[:MAX_ITER]).nan_to_num(torch.inf).cummin(0).values        # (evaluations, B)
     rows = []
     for tol in TOLERANCES:

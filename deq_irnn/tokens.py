@@ -107,7 +107,7 @@ _BETWEEN = .62, .84     # mean slopes at which one gives way to the next
 
 @dataclass(frozen=True)
 class Block:
-    "s = act(U s + p, *extra) for one block U. Measured from a line, δ = act(u) − m u: u = δ C/m + p V, @eq-middle."
+    "s = act(U s + p, *extra) for one block U; with δ = act(u) − m u, u = δ C/m + p V: @eq-middle."
     act: Callable[..., Tensor]  # elementwise, slopes in [0, 1]
     U: Tensor                   # (d, d), its symmetric part below 1
     V: Tensor                   # (d, d), (I − mU)⁻ᵀ
@@ -257,7 +257,7 @@ def _first_line(
     p:Tensor,                  # (n, d)
     extra:tuple[Tensor, ...],  # (n, d) each
 ) -> Block:
-    "`block` measured from the line that the first guess takes: by φ's slope at 0, or by the slopes if they are known."
+    "`block` from the line of the first guess: by φ's slope at 0, or by the slopes where they are known."
     at_zero = (torch.zeros_like(p[:1]), ()) if not extra else (p, extra)
     count = [(p.shape[0] if isinstance(rows, slice) else len(rows), m) for m, rows in block.lines(*at_zero)]
     return block.at(max(count)[1])
