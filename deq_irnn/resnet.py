@@ -127,7 +127,7 @@ class DepthRotation(DepthTransition):
         angle = self.angle[:, None].repeat_interleave(math.prod(b.shape[3:]), 2)
         return rotation_scan(b.flatten(2), angle, h0.flatten(1)).view_as(b)
 
-# %% ../nbs/11_resnet.ipynb #382c3d15
+# %% ../nbs/11_resnet.ipynb #73cd5581
 class DepthFold(DepthTransition):
     """R_l h = MaxMin(Q_l h), Q_l orthogonal: an isometry almost everywhere, and no linear map.
 
@@ -619,7 +619,7 @@ class IncrementalResNet(SolvingModule):
         how = f'steps={self.steps}, start={self.start!r}' if self.steps else str(self.how)
         return f'{self.features}, {self.depth}, {self.block}, scale={self.scale:g}, {how}'
 
-# %% ../nbs/11_resnet.ipynb #ee51066d
+# %% ../nbs/11_resnet.ipynb #7a0bba11
 class TwoLayerResNet(IncrementalResNet):
     "The control of `IncrementalResNet`: s_l = φ(U_l φ(p_l) + p_l), p_l = W_l u_l + b_l; no root."
     def added(self, U:Tensor, p:Tensor) -> tuple[Tensor, Solution | None]:

@@ -240,7 +240,7 @@ class DEQTransformer(DEQ):
         if window is not None: k, v = k[:, :, -window:], v[:, :, -window:]
         return z, (k, v)
 
-# %% ../nbs/12_transformer.ipynb #03448c20
+# %% ../nbs/12_transformer.ipynb #a097d2b7
 class ContractiveTransformer(SolvingModule):
     """Attention at rest, guaranteed: s = φ(U·A(x) s + p(x)), the pattern A of x alone, ‖U‖₂ ≤ `bound`
     within each head, p(x) = W x + MLP(x). One equilibrium at any weights; causal if A is.
