@@ -3,7 +3,8 @@
     python benchmarks/systems.py            all systems, from the usual start and ten times as far; writes results/systems.json
     python benchmarks/systems.py --quick    those of few unknowns; nothing is written unless --out is given
 
-`CLASSICAL` are those of Moré, Garbow and Hillstrom (1981), on which the methods were made; `OTHERS` were used for no choice. Solved: ‖g(z)‖ ≤ 1e-7 within 100·(N + 1)
+`CLASSICAL` are those of Moré, Garbow and Hillstrom (1981), on which the methods were made; `OTHERS` chose nothing in today's `Newton` (a
+Levenberg–Marquardt prototype that was not taken was run on them too). Solved: ‖g(z)‖ ≤ 1e-7 within 100·(N + 1)
 evaluations, a Jacobian counting N. A system maps (B, N) to (B, N).
 """
 import math
