@@ -553,7 +553,7 @@ class FrozenResNet(nn.Module):
                              f'got {tuple(x.shape)}')
         h, states = x if h0 is None else h0, []
         for l in range(self.depth):
-            p, turned = self.injected(l, x, h), self.transition.turn(l, h)
+            p, turned = self.injected(l, x, h), self.transition(h, l)
             if self.eta is None:
                 equation = self.equation(l, p)
                 s = self.phi(self.schedule(equation.f, equation.start))

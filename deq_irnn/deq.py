@@ -11,13 +11,13 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
-from .fixed_point import SolvingModule, check_positive
-from .loop import Solver
+from torch import Tensor, nn
+from .fixed_point import ConvergenceError, SolvingModule, check_positive
+from .loop import Solver, eager
 from .solvers import Anderson, Solve
 from .implicit import GradientRule, Implicit, equilibrium
-from .deq_extras import (FixedMask, Remembered, StateRecorder, VariationalDropout,
-                                 WeightDropout, check_injections, detached)
+from .deq_extras import (Remembered, StateRecorder, VariationalDropout,
+                                 WeightDropout, check_injections, detached, draw_masks)
 
 # %% ../nbs/04_deq.ipynb #334acd84
 _all_ = ['VariationalDropout', 'WeightDropout']
@@ -58,6 +58,8 @@ class DEQ(SolvingModule):
             raise TypeError(f'gradient must be a rule such as Implicit(); got {gradient!r}')
         if eval_tol is not None: check_positive('eval_tol', eval_tol, zero=True)
         if eval_max_iter is not None: check_positive('eval_max_iter', eval_max_iter, integer=True)
+        if not isinstance(trajectory, Sequence):
+            raise TypeError(f'trajectory must be a sequence of evaluations; got {trajectory!r}')
         for n in trajectory: check_positive('trajectory', n, integer=True)
         self.f = f
         self.how = Solve(solver, tol, atol, max_iter, on_failure)
@@ -87,15 +89,28 @@ class DEQ(SolvingModule):
         start = detached(self.init(x) if z0 is None else z0)
         check_injections(args, start)
         if key is not None: start = self.remembered.recall(start, key)
-        masks = [m for m in self.modules() if isinstance(m, FixedMask)]
-        for mask in masks: mask.draw()
-        how = self.how if self.training else self.eval_how
-        if self.trajectory or any(mask.active for mask in masks):
-            f = StateRecorder(self.f, args, self.trajectory)   # masks have rows: nobody may leave
-            z, self.solution = equilibrium(f, start, how, self.gradient, what='DEQ')
+        whole = any(mask.active for mask in draw_masks(self)) or self._together()
+        if self.trajectory or whole:                           # masks have rows: nobody may leave
+            f = StateRecorder(self.f, args, self.trajectory)
+            z = self._solved(f, start)
             self.states = f.states(self.solution.z)
-        else: z, self.solution = equilibrium(self.f, start, how, self.gradient, args, 'DEQ')
+        else: z = self._solved(self.f, start, args)
         if key is not None: self.remembered.keep(self.solution.z, key)
+        return z
+
+    def _together(self) -> bool:
+        "Does a part of f, such as BatchNorm in training mode, make the samples depend on each other?"
+        return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training
+                   for m in self.modules())
+
+    @eager
+    def _solved(self, f: Callable[..., Any], start: Any, args: tuple = ()) -> Any:
+        "The equilibrium; `solution` is that of this call even where it raises `ConvergenceError`."
+        how = self.how if self.training else self.eval_how
+        try: z, self.solution = equilibrium(f, start, how, self.gradient, args, 'DEQ')
+        except ConvergenceError as e:
+            self.solution = e.solution
+            raise
         return z
 
     def extra_repr(self) -> str:

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 # %% ../nbs/31_derivatives.ipynb #d115f2cc
 from .fixed_point import Solution, at_least_float32, report, row_norm
-from .loop import Solver, keep_autocast
+from .loop import DEPENDENT, Solver, independence_slack, keep_autocast
 
 # %% ../nbs/31_derivatives.ipynb #302a5dbf
 _forward_mode = threading.RLock()
@@ -215,8 +215,11 @@ class How(Protocol):
     def on_failure(self) -> Literal['warn', 'raise', 'ignore']:
         "What to do about samples that failed."
         ...
-    def run(self, f:Callable[[Tensor, tuple], Tensor], z:Tensor, args:tuple=()) -> Solution:
-        "Solve z = f(z, args) for matrices, silently and without a gradient."
+    def run(self, f:Callable[[Tensor, tuple], Tensor], z:Tensor, args:tuple=(), *,
+            checked:bool=True) -> Solution:
+        """Solve z = f(z, args) for matrices, silently and without a gradient.
+
+        `checked`: look whether f is the same once samples that are done have left."""
         ...
 
 def unchanged(z:Any) -> Any:
@@ -240,13 +243,28 @@ class Problem:
     args: tuple = ()  # injections, dropped with the samples that are done
     nest: Callable[[Tensor], Any] = unchanged  # a matrix as the user's state, for messages
 
-    def solve(self) -> Solution:
+    def solve(
+        self,
+        checked:bool=True,      # look whether f is the same once samples have left
+    ) -> Solution:
         "Solve it, without a gradient; failures are reported. Its `z` is a matrix."
         if transformed():
             raise RuntimeError('under torch.func use gradient=Implicit() or Neumann(): '
                                'this rule solves first and differentiates afterwards')
         evaluate = self.evaluate or without_args(self.f)
-        return self.reported(self.how.run(evaluate, self.z0, self.args))
+        return self.reported(self.how.run(evaluate, self.z0, self.args, checked=checked))
+
+    def check_value(
+        self,
+        solution:Solution,      # of matrices
+        value:Tensor,           # (B, N) f of its z, the whole batch at once
+    ) -> None:
+        "`RuntimeError` where `value` shows that f was another one during the solve."
+        if torch.is_autocast_enabled(value.device.type): return
+        value, z = value.detach(), solution.z
+        size, off = torch.maximum(row_norm(value), row_norm(z)), row_norm(value - z)
+        limit = independence_slack(self.how.tol, z.dtype)*size + 10*self.how.atol
+        if bool((solution.converged & (off > limit)).any()): raise RuntimeError(DEPENDENT)
 
     def reported(
         self,
@@ -494,11 +512,12 @@ def attach_node(
         F, inputs = close(problem.f, problem.z0)
         call = ClosedProblem(F, problem.how, problem.what, linear, problem.nest)
         return call(problem.z0, *inputs), call.found[0]
-    sol = problem.solve()
+    sol = problem.solve(checked=not torch.is_grad_enabled())     # else there is a `value` below
     # what is done to z in place leaves the solution alone
     if not torch.is_grad_enabled(): return sol.z.clone(), sol
     point = sol.z.detach().requires_grad_()
     with Recorder(point) as seen: value = problem.f(point)
+    problem.check_value(sol, value)
     inputs = seen.wanting()
     if not inputs and not unseen_leaves(value, seen): return sol.z.clone(), sol
     call = Call(problem, linear, point, value, inputs)

@@ -22,10 +22,10 @@ from .derivatives import transformed
 from .fixed_point import (
     ConvergenceWarning, Solution, SolvingModule, Status, check_choice, check_positive, report)
 from .implicit import equilibrium
-from .loop import Solver, eager
+from .loop import Solver, cache_aside, eager
 from .sequence_newton import (
     Cell, Linearised, Step, attach_gradient, check_claims, diagonal_jacobian, full_jacobian,
-    growth_rate, newton_over_time, no_jacobian, unit_jacobian)
+    growth_rate, has_hooks, newton_over_time, no_jacobian, unit_jacobian)
 from .solvers import Anderson, Solve
 from .wellposed import contractive
 
@@ -64,7 +64,7 @@ class Explicit(nn.Module):
     @property
     def value_and_jacobian(self) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, None, Tensor]] | None:
         "For an nn.GRUCell: (x, h, before) → (h_t, None, ∂h_t/∂h_{t−1}, (n, D, D)); else None."
-        return self.gru if type(self.cell) is nn.GRUCell else None
+        return self.gru if type(self.cell) is nn.GRUCell and not has_hooks(self.cell) else None
 
     def gru(self,
         x:Tensor,           # (n, N)
@@ -314,7 +314,7 @@ def solve_steps(
         if step.explicit:
             h, n_eval = step(x_t, h, h), n_eval + 1
         else:
-            sol = quiet(f, h, args=(x_t, h))
+            sol = quiet(f, h, args=(x_t, h), checked=False)
             lost = sol.status == int(Status.NONFINITE)
             h = torch.where(lost[:, None], torch.nan, sol.z)       # let it not look well
             status = torch.where(status == 0, sol.status, status)
@@ -387,8 +387,8 @@ class EquilibriumRNN(SolvingModule):
             _refuse_forward_mode(x, h0, *step.parameters().values())
             sol = self._solve(step, x.detach(), h0.detach())
             h = sol.z
-            if torch.is_grad_enabled() and len(x): h = attach_gradient(step, x, h, h0, self.chunk)
-            self.solution = replace(sol, z=_in_time(step, sol.z))
+            if torch.is_grad_enabled() and len(x):
+                h = attach_gradient(step, x, h, h0, self.chunk, sol, self.how.tol, self.how.atol)
         last = h[-1].clone() if len(x) else h0
         if h.requires_grad: h = h.clone()         # whoever writes into the output leaves ours alone
         return _in_time(step, h), step.packing.nest(last)
@@ -412,10 +412,11 @@ class EquilibriumRNN(SolvingModule):
             raise ValueError(f'h_0 must have the batch of x, {x.shape[1]}, first; got {len(h0)}')
         return step, h0
 
-    @torch.no_grad()
     def _solve(self, step, x, h0):
         "The states by `mode`; what parallel mode does not manage is done sequentially."
-        with torch.autocast(h0.device.type, enabled=False):
+        plain = torch.autocast(h0.device.type, enabled=False)
+        with torch.inference_mode(False), torch.no_grad(), plain, cache_aside():
+            x, h0 = (t.clone() if t.is_inference() else t for t in (x, h0))
             empty = 0 in (len(x), len(h0))
             if self._to_check and not empty:
                 check_claims(step, x[0], h0)
@@ -425,6 +426,7 @@ class EquilibriumRNN(SolvingModule):
                 jacobian = self.jacobian if callable(self.jacobian) else JACOBIANS[self.jacobian]
                 sol = newton_over_time(step, x, h0, self.how, jacobian)
                 if not sol.converged.all(): sol = self._solve_rest(step, x, h0, sol)
+        self.solution = replace(sol, z=_in_time(step, sol.z))
         report(sol, self.how.on_failure, 'EquilibriumRNN')
         return sol
 
@@ -442,7 +444,7 @@ class EquilibriumRNN(SolvingModule):
                 f'EquilibriumRNN: {int(fine.sum())} of {len(sol.converged)} sequences of {len(x)} '
                 f'steps did not converge in parallel in {spent} iterations (worst relative residual '
                 f'{worst:.1e}, largest Lyapunov exponent {growth:+.3f} per step: {advice}); '
-                'done sequentially', ConvergenceWarning, stacklevel=8)
+                'done sequentially', ConvergenceWarning, stacklevel=7)
         def put(old, part): return old.index_copy(0, bad, part.to(old.dtype))
         return Solution(
             z=sol.z.index_copy(1, bad, new.z), converged=put(sol.converged, new.converged),

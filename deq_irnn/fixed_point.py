@@ -203,6 +203,9 @@ class Packing:
         self.dtypes = [t.dtype for t in tensors]
         self.sizes = [math.prod(s[1:]) for s in self.shapes]
         if not tensors: raise ValueError('the state z0 is empty: it holds no tensor')
+        for t in tensors:
+            if not t.is_floating_point():
+                raise TypeError(f'z0 must hold floating-point tensors; got {t.dtype}')
         if any(len(s) == 0 for s in self.shapes) or len({s[0] for s in self.shapes}) > 1:
             raise ValueError('each tensor of the state z0 needs the batch as its first dimension; '
                              f'got shapes {[tuple(s) for s in self.shapes]}')
@@ -211,6 +214,7 @@ class Packing:
         self,
         z:Any,             # a nest as the one that was packed first
         name:str='f(z)',   # what to call it in a message
+        batch:int | None=None,   # how many samples it must have; None: any number
     ) -> Tensor:           # (B, N)
         """The nest `z` as one matrix.
 
@@ -226,9 +230,11 @@ class Packing:
         if [t.shape[1:] for t in tensors] != [s[1:] for s in self.shapes]:
             wanted, got = [tuple(s) for s in self.shapes], [tuple(t.shape) for t in tensors]
             raise ValueError(f'{name} must have the shapes of z0, {wanted}, but has {got}')
-        if len(tensors) == 1:
-            return tensors[0].flatten(1) if tensors[0].dim() != 1 else tensors[0][:, None]
-        return torch.cat([t.reshape(t.shape[0], -1) for t in tensors], 1)
+        if batch is not None and any(len(t) != batch for t in tensors):
+            raise ValueError(f'{name} must have the batch of z, {batch}, as its first dimension; '
+                f'got shapes {[tuple(t.shape) for t in tensors]}')
+        flat = [t.flatten(1) if t.dim() > 1 else t[:, None] for t in tensors]
+        return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
 
     def nest(
         self,
@@ -252,10 +258,10 @@ class Packing:
             def g(m:Tensor, args:tuple) -> Tensor:
                 fz = f(m, *args)
                 fits = isinstance(fz, Tensor) and fz.shape == m.shape and fz.dtype == m.dtype
-                return fz if fits else self.flat(fz).to(m.dtype)
+                return fz if fits else self.flat(fz, batch=len(m)).to(m.dtype)
         else:
             def g(m:Tensor, args:tuple) -> Tensor:
-                return self.flat(f(self.nest(m), *args)).to(m.dtype)
+                return self.flat(f(self.nest(m), *args), batch=len(m)).to(m.dtype)
         return g
 
 # %% ../nbs/00_fixed_point.ipynb #dd39920a

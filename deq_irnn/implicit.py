@@ -13,14 +13,15 @@ from typing import Any, Literal, Protocol, overload
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 # %% ../nbs/02_implicit.ipynb #5902c0d0
 from .fixed_point import (Packing, Solution, Status, check_number, check_positive,
-                                  relative_residual)
-from .loop import Injections, Solver, eager, keep_autocast
+                                  relative_residual, row_norm)
+from .loop import Injections, Solver, cache_aside, eager, keep_autocast
 from .derivatives import (How, Linear, Problem, Recorder, attach_node, refuse_transforms,
     solve_linear,
-                                  transformed, unrecorded)
+                                  tensors_in, transformed, unrecorded)
 from .solvers import Anderson, Picard, Solve, solve
 
 # %% ../nbs/02_implicit.ipynb #e3192484
@@ -82,6 +83,11 @@ def equilibrium(
     start = packing.flat(z0, 'z0').detach()
     args = Injections(args, len(start)).values
     evaluate = packing.flatten(keep_autocast(f))
+    if not transformed() and getattr(forward_ad, '_current_level') >= 0:
+        if any(forward_ad.unpack_dual(t).tangent is not None
+               for t in (evaluate(start, args), *tensors_in(*args))):
+            raise RuntimeError('an equilibrium has no tangent in torch.autograd.forward_ad: '
+                               'use torch.func.jvp')
     def flat_f(m:Tensor) -> Tensor: return evaluate(m, args)
     z, sol = gradient.attach(Problem(flat_f, start, how, what, evaluate, args, packing.nest))
     if transformed():
@@ -180,7 +186,7 @@ class Unrolled:
         z, steps = problem.z0, sol.iterations[:, None] - 1
         for k in range(int(steps.max())):
             z = torch.where(k < steps, torch.lerp(z, problem.f(z), solver.damping), z)
-        return z, sol
+        return z + (sol.z - z).detach(), sol         # (a solution that was put to 0 is 0 here too)
 
 # %% ../nbs/02_implicit.ipynb #b4d3ff7e
 class ReversibleChain(torch.autograd.Function):
@@ -231,37 +237,58 @@ class Reversible:
     def attach(self, problem:Problem) -> tuple[Tensor, Solution]:
         "Iterate; z (B, N) with this gradient, and the `Solution`."
         refuse_transforms(self)
-        dtype, tol = problem.z0.dtype, problem.how.tol
+        dtype, how = problem.z0.dtype, problem.how
         def f(z:Tensor) -> Tensor: return problem.f(z.to(dtype))
-        steps = problem.how.max_iter//2
-        y, z, k, residual = self.forward(f, problem.z0.double(), tol, steps)
-        met = residual <= tol
+        with cache_aside():
+            y, z, k, residual, met = self.forward(f, problem.z0.double(), how, how.max_iter//2)
+            zero = self.at_zero(f, problem.z0, z, met)
+        end = z.masked_fill(zero[:, None], 0.)
+        residual, met = residual.masked_fill(zero, 0.), met | zero
         missed = torch.where(residual.isfinite(), int(Status.MAX_ITER), int(Status.NONFINITE))
         status = torch.where(met, int(Status.CONVERGED), missed)
         iterations = torch.full_like(status, 2*k)
-        sol = Solution(z.to(dtype), met, iterations, residual, 3*k, status)
+        sol = Solution(end.to(dtype), met, iterations, residual, 3*k, status)
         problem.reported(sol)
         if not torch.is_grad_enabled(): return sol.z.clone(), sol
         point = problem.z0.detach().requires_grad_()
         with Recorder(point) as seen: problem.f(point)
         inputs = seen.wanting()
         if not inputs: return sol.z.clone(), sol
-        return ReversibleChain.apply(y, z, k, self.beta, problem.f, dtype, inputs, *inputs), sol
+        out = ReversibleChain.apply(y, z, k, self.beta, problem.f, dtype, inputs, *inputs)
+        return out + (sol.z - out).detach(), sol
 
     @torch.no_grad()
     def forward(
         self,
         f:Callable[[Tensor], Tensor],
         z:Tensor,                                 # (B, N) float64, the start of both tracks
-        tol:float,                                # the residual of z sought
+        how:How,                                  # its tol and atol
         steps:int,                                # at most
-    ) -> tuple[Tensor, Tensor, int, Tensor]:      # y, z, the steps taken, the residual of z
+    ) -> tuple[Tensor, Tensor, int, Tensor, Tensor]:  # y, z, the steps taken, residual and verdict of z
         "@eq-reversible from y = z."
         y, residual, k = z, torch.full_like(z[:, 0], torch.inf), 0
-        while k < max(1, steps):
+        met = residual.isnan()
+        while k < max(1, steps) and not bool(met.all()):
             y = torch.lerp(y, f(z).to(y.dtype), self.beta)
             z = torch.lerp(z, f(y).to(z.dtype), self.beta)
-            residual = relative_residual(f(z), z)
+            fz = f(z)
+            residual = relative_residual(fz, z)
+            met = residual <= how.tol
+            if how.atol: met = met | (row_norm(fz - z) <= how.atol)
             k += 1
-            if bool((residual <= tol).all()): break
-        return y, z, k, residual
+        return y, z, k, residual, met
+
+    @torch.no_grad()
+    def at_zero(
+        self,
+        f:Callable[[Tensor], Tensor],
+        z0:Tensor,      # (B, N) the start
+        z:Tensor,       # (B, N) the end
+        met:Tensor,     # (B,) which samples are done
+    ) -> Tensor:        # (B,) bool
+        "Which others have shrunk tenfold, where f(0) = 0 exactly and f leads no further from there."
+        zero = ~met & (row_norm(z) <= .1*row_norm(z0))
+        if not bool(zero.any()): return zero
+        zero = zero & (f(torch.zeros_like(z)) == 0).all(1)
+        near = 1e-6*z
+        return zero & (row_norm(f(near)) <= 1.001*row_norm(near))

@@ -55,6 +55,14 @@ class DepthTransition(nn.Module):
         self.depth = depth
         self.features = features
 
+    def forward(self,
+        h:Tensor,               # (B, features, …), the state
+        l:int=0,                # which layer, from 0
+        b:Tensor | None=None,   # (L, B, features, …), what each layer adds
+    ) -> Tensor:                # alike h; with b, alike b
+        "`turn`, or with b `scan`: a network calls us so that hooks, such as prune's, are run."
+        return self.turn(l, h) if b is None else self.scan(b, h)
+
     def turn(self,
         l:int,     # which layer, from 0
         h:Tensor,  # (B, features, …), the state
@@ -381,7 +389,7 @@ class ConvBlock(DepthBlock):
     def bounded(self, V:Tensor, bound:float, size:torch.Size) -> Tensor:
         "By `conv_norm` of chapter 03."
         norms = torch.stack([conv_norm(K, size) for K in V])
-        return V*(bound/norms).clamp_max(1.).view(-1, 1, 1, 1, 1)
+        return V*(bound/norms).clamp_max(1.).to(V.dtype).view(-1, 1, 1, 1, 1)
 
 def make_block(
     block:Literal['dense', 'conv'] | DepthBlock,  # by name, or one of your own
@@ -511,6 +519,7 @@ class IncrementalResNet(SolvingModule):
         self.bound = bound
         self.parallel = parallel
         self.phi = activation(nonlinearity)
+        if isinstance(self.phi.fn, nn.Module): self.nonlinearity = self.phi.fn  # its weights are ours
         self.block = make_block(block, kernel_size)
         self.reflected = solver is None and self.block.reflects and self.phi.derivative is not None
         if solver is None: solver = Picard() if self.reflected else Anderson()
@@ -562,11 +571,11 @@ class IncrementalResNet(SolvingModule):
         if self.parallel and self.steps is None and self.injection.independent:
             p = self._injected(slice(None), self.injection(0, x, h))
             s, self._solution = self.added(U, p)
-            return self.transition.scan(self.scale*s, h)
+            return self.transition(h, b=self.scale*s)
         follows, s, states, solutions = self.injection.follows, x[None], [], []
         for l in range(self.depth):
             here = slice(l, l + 1)
-            turned = self.transition.turn(l, h)
+            turned = self.transition(h, l)
             given = dict(state=h, turned=turned, added=s[0])[follows]
             p = self._injected(here, self.injection(l, x, given))
             if self.eta is not None:

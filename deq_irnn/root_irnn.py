@@ -195,6 +195,7 @@ class Injection(nn.Module):
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.phi = activation(nonlinearity)
+        if isinstance(self.phi.fn, nn.Module): self.nonlinearity = self.phi.fn     # its weights are ours
         self.weight_ih = nn.Parameter(torch.empty(hidden_size, input_size, device=device, dtype=dtype))
         new = nn.Parameter(torch.empty(hidden_size, device=device, dtype=dtype)) if bias else None
         self.bias: nn.Parameter | None
@@ -277,6 +278,12 @@ class Equilibrium(SolvingModule, Injection):
         self.how = Solve(Anderson() if isinstance(solver, Tiles) else solver, tol, atol, max_iter, on_failure)
         self.recurrence = make_recurrence(recurrence, hidden_size, heads, bound=bound, **kw)
 
+    def __setattr__(self, name:str, value:Any) -> None:
+        "As `SolvingModule`'s; a `how` with another solver is for that solver, in place of tiles."
+        old = self.__dict__.get('how')
+        super().__setattr__(name, value)
+        if name == 'how' and old is not None and value.solver != old.solver: self.tiles = None
+
     def reset_parameters(self) -> None:
         "W uniform within ±1/√D, b = 0; U as its recurrence begins."
         super().reset_parameters()
@@ -284,7 +291,11 @@ class Equilibrium(SolvingModule, Injection):
 
     def forward(self, x:Tensor) -> Tensor:
         "s (T, B, D) of x (T, B, N)."
-        U = self.recurrence()
+        U, heads = self.recurrence(), self.recurrence.heads
+        d = self.hidden_size//heads
+        if U.shape != (heads, d, d):
+            raise ValueError(f'recurrence {type(self.recurrence).__name__} must return '
+                             f'(heads, d, d) = {heads, d, d}; got {tuple(U.shape)}')
         p = self.linear(x).to(U.dtype)
         bound = self.recurrence.norm_bound
         found = token_equilibrium(p.flatten(0, 1), U, self.phi, bound, self.how, self.tiles, 'RootIRNN')
@@ -425,6 +436,10 @@ class IsometricCell(nn.Module):
         "What is added to the state in each step."
         if self.injection is None: return None
         s = self.injection(x)
+        size = (*x.shape[:2], self.transition.hidden_size)
+        if s.shape != size:
+            raise RuntimeError(f'injection {type(self.injection).__name__} must return '
+                               f'(T, B, D) = {size}; got {tuple(s.shape)}')
         return s if self.gate is None else s*self.gate(x, s)
 
     def forward(self,
@@ -492,7 +507,8 @@ class IsometricRNN(RecurrentBase):
             return _make_part('injection', injection, INJECTIONS, sizes, options)
         def make_gate(sizes):
             if gate is False or injection is None: return None
-            if isinstance(gate, nn.Module) and num_layers == 1 and not bidirectional: return gate
+            if isinstance(gate, nn.Module) and num_layers == 1 and not bidirectional:
+                return gate.to(device=device, dtype=dtype)
             return _make_part('gate', 'input' if gate is True else gate, GATES, sizes, kw)
         def make_rest():
             if rest is None: return None
@@ -572,6 +588,13 @@ class RootIRNN(IsometricRNN):
         super().__init__(input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout,
                          bidirectional, injection=equilibrium, transition=transition, gate=gate,
                          length=length, learn_h0=learn_h0, rest=rest, device=device, dtype=dtype)
+
+    def __setattr__(self, name:str, value:Any) -> None:
+        "As nn.Module's; `AttributeError` for an option that nothing would read."
+        if name in ('solver', 'tol', 'atol', 'max_iter', 'on_failure'):
+            raise AttributeError(f'RootIRNN keeps {name} in .how of each cell: write for cell in rnn.last: '
+                                 f'cell.injection.how = dataclasses.replace(cell.injection.how, {name}=…)')
+        super().__setattr__(name, value)
 
 # %% ../nbs/08_root_irnn.ipynb #f3de32a1
 class RootBlock(nn.Module):

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 
 # %% ../nbs/05_scan.ipynb #41e818ac
 from .fixed_point import at_least_float32
@@ -256,6 +257,10 @@ class _LinearScan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, g):
+        if is_legacy_batchedtensor(g):
+            raise RuntimeError(
+                'a scan cannot run inside is_grads_batched=True or jacobian(…, vectorize=True), '
+                'which use a vmap older than torch.func: take torch.func.jacrev')
         kind, way = ctx.kind, ctx.way
         a, *states = ctx.saved_tensors or (ctx.number,)
         lam = _AdjointScan.apply(kind, a, g, way)

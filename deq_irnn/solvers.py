@@ -18,7 +18,8 @@ from torch import Tensor
 from .fixed_point import (Packing, Solution, at_least_float32, check_choice, check_number,
     check_positive, report,
                                   row_norm)
-from .loop import Injections, Point, Residual, Solver, eager, iterate, keep_autocast
+from .loop import (Injections, Point, Residual, Solver, cache_aside, eager, iterate,
+    keep_autocast)
 from .derivatives import arnoldi, jacobian, jvp
 
 # %% ../nbs/01_solvers.ipynb #aacda125
@@ -166,12 +167,14 @@ class Solve:
         trace:bool=False,    # keep the residuals of all iterations
         check_every:int=1,  # iterations between looks at the residuals
         what:str='solve',    # names the solve in messages
+        checked:bool=True,   # look whether f is the same once samples have left
     ) -> Solution:
         "Find z = f(z, *args), or f(z, *args) = 0, for every sample of the batch; no gradient."
         check_positive('check_every', check_every, integer=True)
         packing = Packing(z0)
         matrices = packing.flatten(keep_autocast(f)), packing.flat(z0, 'z0')
-        sol = self.run(*matrices, args, root=root, trace=trace, check_every=check_every)
+        sol = self.run(*matrices, args, root=root, trace=trace, check_every=check_every,
+                       checked=checked)
         sol.z = packing.nest(sol.z)
         report(sol, self.on_failure, what)
         return sol
@@ -185,6 +188,7 @@ class Solve:
         root:bool=False,                       # as above
         trace:bool=False,
         check_every:int=1,
+        checked:bool=True,   # look whether f is the same once samples have left
     ) -> Solution:                             # of matrices
         "The same for a state that is a matrix, and silently."
         if not z.is_floating_point():
@@ -199,11 +203,12 @@ class Solve:
         # (tensors made in inference mode do not count their changes, so it ends here; its end
         # undoes no_grad, which therefore comes after it)
         try:
+            checked = checked and not torch.is_autocast_enabled(z.device.type)
             plain = torch.autocast(z.device.type, enabled=False)
-            with torch.inference_mode(False), torch.no_grad(), plain:
+            with torch.inference_mode(False), torch.no_grad(), plain, cache_aside():
                 start = z.detach().clone()
                 return iterate(g, start, self.solver, self.tol, self.atol, self.max_iter,
-                               to_start=root, trace=trace, check_every=check_every)
+                               to_start=root, trace=trace, check_every=check_every, checked=checked)
         except RuntimeError as e:
             if 'tracing tensor' not in str(e): raise
             raise RuntimeError(
@@ -372,7 +377,8 @@ class Newton:
         d = torch.where(s.scale > 0, s.scale, 1.)
         if not state.begun:
             size = row_norm(d*s.z)
-            s = s._replace(radius=100*torch.where(size > 0, size, 1.), begun=True)
+            size = torch.where(size > 0, size, row_norm(d*s.newton).clamp_min(1.))
+            s = s._replace(radius=100*size, begun=True)
         p = dogleg(s.J, s.r, s.newton, d, s.radius)
         length, p = row_norm(p), p/d
         model = row_norm(s.r + (s.J @ p[..., None])[..., 0])

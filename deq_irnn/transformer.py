@@ -21,6 +21,7 @@ from .solvers import Anderson, Picard, Solve
 from .implicit import GradientRule, Implicit, equilibrium
 from .wellposed import contractive, full_precision
 from .deq import DEQ
+from .deq_extras import draw_masks
 from .irnn import activation
 from .resnet import DEPTH_TRANSITIONS, STARTS, DepthInjection, DepthTransition, ReadInput
 from .resnet import euler_steps, join_solutions, make_part
@@ -101,6 +102,9 @@ def _check_block(features, heads, expand, norm='pre'):
     check_positive('heads', heads, integer=True)
     check_positive('expand', expand)
     check_choice('norm', norm, ('pre', 'post'))
+    if round(expand*features) < 1:
+        raise ValueError(f'expand must leave the MLP a width of 1 or more: expand·features, '
+                         f'{expand}·{features}, is less')
     if features % heads:
         raise ValueError(f'features must be a multiple of heads = {heads}; got {features}')
 
@@ -271,6 +275,7 @@ class ContractiveTransformer(SolvingModule):
         self.causal = causal
         self.bound = bound
         self.phi = activation(nonlinearity)
+        if isinstance(self.phi.fn, nn.Module): self.nonlinearity = self.phi.fn  # its weights are ours
         self.how = Solve(Picard() if solver is None else solver, tol, atol, max_iter, on_failure)
         self.gradient = gradient
         kw: dict[str, Any] = dict(device=device, dtype=dtype)
@@ -333,6 +338,7 @@ class ContractiveTransformer(SolvingModule):
 
     def _at_rest(self, x, padding, past, z0):
         _check_tokens(x, padding, self.features, past[0].shape[2] if past else 0)
+        draw_masks(self)
         with full_precision(x):
             x = x.to(self.U.dtype)
             f, keys = self._equation(x, padding, past)
@@ -439,6 +445,13 @@ class IncrementalTransformer(nn.Module):
         self.injection.to(device=device, dtype=dtype)
         self.transition.to(device=device, dtype=dtype)
 
+    def __setattr__(self, name:str, value:Any) -> None:
+        "As nn.Module's; `AttributeError` for an option that nothing would read."
+        if name in ('solver', 'tol', 'atol', 'max_iter', 'on_failure'):
+            raise AttributeError(f'{type(self).__name__} keeps {name} in .how of each layer: write '
+                f'layer.how = dataclasses.replace(layer.how, {name}={value!r}) for net.layers')
+        super().__setattr__(name, value)
+
     @property
     def solutions(self) -> list[Solution]:
         "How the last call went, for each layer; none with `steps`, which solve nothing."
@@ -450,7 +463,7 @@ class IncrementalTransformer(nn.Module):
         h:Tensor,  # (B, T, features)
     ) -> Tensor:   # alike
         "R_l h, token by token."
-        return self.transition.turn(l, h.flatten(0, 1)).unflatten(0, h.shape[:2])
+        return self.transition(h.flatten(0, 1), l).unflatten(0, h.shape[:2])
 
     def layer(self,
         l:int,                       # which layer, from 0
@@ -462,6 +475,7 @@ class IncrementalTransformer(nn.Module):
         layer = cast(DEQTransformer | ContractiveTransformer, self.layers[l])
         u, turned = self.injection(l, x, h), self.turn(l, h)
         if self.steps is None: return turned + self.scale*layer(u, padding)
+        draw_masks(layer)
         f, sizes = layer.equation(u, padding), [1/self.steps]*self.steps
         return turned + self.scale*euler_steps(f, h, turned, sizes, self.start, self.scale)
 

@@ -270,6 +270,8 @@ class MonotoneConv(SolvingModule):
         check_positive('kernel_size', kernel_size, integer=True)
         check_number('bound', bound, 0, .999)
         _check_nonlinearity(nonlinearity)
+        if not isinstance(size, Sequence) or len(size) != 2:
+            raise TypeError(f'size must be the two numbers (H, W) of the pictures; got {size!r}')
         if kernel_size % 2 == 0 or kernel_size > min(size):
             raise ValueError(f'kernel_size must be odd and at most min(size) = {min(size)}; '
                              f'got {kernel_size}')
@@ -303,6 +305,7 @@ class MonotoneConv(SolvingModule):
         if x.shape[1:] != want:
             raise ValueError(f'x must have the shape (B, {str(want)[1:]}; got {tuple(x.shape)}')
         def times(K, z):
+            if len(z) == 0: return z                          # no picture has no transform
             products = torch.einsum('hwoc,bchw->bohw', K, torch.fft.rfft2(z))
             return torch.fft.irfft2(products, s=self.size)
         U = self.symbols()
