@@ -471,8 +471,8 @@ class MadeBlocks(Coefficient):
         def flat(x): return x.permute(2, 0, 1, 3).flatten(1)[None, None]
         split = Blocks(self.block).split
         def pull(a, lam, past):
-            flat_states = (flat(split(h)).flatten(-2) for h in (lam, past))
-            found = self.parametrization.gradient(flat(a), *flat_states, self.block)
+            lam, past = flat(split(lam)).flatten(-2), flat(split(past)).flatten(-2)
+            found = self.parametrization.gradient(flat(a), lam, past, self.block)
             return found[0, 0].view(size, len(a), B, n).permute(1, 2, 0, 3)
         if torch.is_grad_enabled(): return pull(a, lam, past)
         units = self.side_by_side*(512 if a.is_cuda else 1)

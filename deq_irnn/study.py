@@ -384,7 +384,7 @@ def run_one(
     "Train one network of `plan`, or continue from its checkpoint. An entry for the results."
     if len(plan.rates) > 1: raise ValueError(f'lr must be one number for a single run; got {plan.lr!r}')
     only = replace(plan, models=(name,), seeds=(seed,), always=())
-    job, = jobs_of(only, folder, device, dict.fromkeys(only.models, plan.rates[0]))
+    job, = jobs_of(only, folder, device, dict.fromkeys(only.models, max(plan.rates)))
     return job.run(tell)
 
 def jobs_of(
