@@ -723,6 +723,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                        'deq_irnn.memory_study.shift': ('memory_study.html#shift', 'deq_irnn/memory_study.py'),
                                        'deq_irnn.memory_study.small_lstm': ('memory_study.html#small_lstm', 'deq_irnn/memory_study.py')},
             'deq_irnn.networks': { 'deq_irnn.networks.DampedRotation': ('networks.html#dampedrotation', 'deq_irnn/networks.py'),
+                                   'deq_irnn.networks.DampedRotation.__init__': ( 'networks.html#dampedrotation.__init__',
+                                                                                  'deq_irnn/networks.py'),
                                    'deq_irnn.networks.DampedRotation.apply_summary': ( 'networks.html#dampedrotation.apply_summary',
                                                                                        'deq_irnn/networks.py'),
                                    'deq_irnn.networks.DampedRotation.forward': ( 'networks.html#dampedrotation.forward',

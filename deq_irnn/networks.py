@@ -88,10 +88,18 @@ class InputDecay(Transition):
 
 class DampedRotation(Rotation):
     "h_k = e^{−ρ} R h_{k−1} + b_k: `Rotation`, with a loss ρ of each pair in each step, begun as in `Decay`."
+    def __init__(self,
+        input_size:int,   # N; not read
+        hidden_size:int,  # D, even
+        **options:Any,    # as of `Rotation`
+    ):
+        super().__init__(input_size, hidden_size, **options)
+        self.log_rate = nn.Parameter(torch.empty_like(self.log_angle))
+        self.reset_parameters()
+
     def reset_parameters(self) -> None:
         "Angles as in `Rotation`; ln ρ uniform from −ln(length) to 0."
         super().reset_parameters()
-        if not hasattr(self, 'log_rate'): self.log_rate = nn.Parameter(torch.empty_like(self.log_angle))
         with torch.no_grad(): self.log_rate.uniform_(-math.log(self.length), 0)
 
     def forward(self,
