@@ -3,6 +3,7 @@ TORCH  ?= torch==2.13.0
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+HALF   := tests/test_notebooks.py tests/test_study.py tests/test_site.py   # of the tests' time: one core each
 PIP    := -m pip install -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -24,7 +25,9 @@ demo: $(STAMP)  ## the main job: networks on real handwritten digits, and on wor
 	$(BIN)/deq-irnn study --preset words --tasks a5 --models householder-5,lstm --seeds 2 --lr 3e-2
 
 test: $(STAMP)  ## every test: notebooks, library, command line
-	env -u IN_TEST $(BIN)/python -m pytest -q tests
+	@env -u IN_TEST OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(HALF) > $(VENV)/half.log 2>&1 & half=$$!; \
+	env -u IN_TEST OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests $(HALF:%=--ignore=%); rest=$$?; \
+	wait $$half; half=$$?; cat $(VENV)/half.log; exit $$((half + rest))
 
 quick: $(STAMP)  ## what a change to one chapter needs, in under a minute: make quick NB=05_scan (without NB: what git sees changed)
 	env -u IN_TEST $(BIN)/python docs/quick.py $(NB)
