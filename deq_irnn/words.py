@@ -687,7 +687,7 @@ def load_words(
     if file.is_dir(): file = file/'results.json'
     results = read_json(file)
     if not (isinstance(results, dict) and isinstance(results.get('plan'), dict)
-            and {'tasks', 'recipe'} <= results['plan'].keys()):
+            and {'tasks', 'recipe', 'lengths'} <= results['plan'].keys()):
         raise ValueError(f'{file} does not hold the results of a study of words')
     known = {f.name for f in fields(WordsPlan)}
     return results, WordsPlan(**{k: v for k, v in results['plan'].items() if k in known})

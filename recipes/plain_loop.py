@@ -1,4 +1,4 @@
-"A network of this library in a plain PyTorch loop: which half of a sequence holds the larger number?"
+"A network of this library in a plain PyTorch loop: which half of a sequence holds the larger sum?"
 import torch
 from torch import nn
 from deq_irnn import RootIRNN
@@ -14,8 +14,8 @@ class Reader(nn.Module):
 
 
 def batch(n=64, T=50):
-    x = torch.rand(n, T, 1)
-    return x, (x[:, :T//2].amax((1, 2)) < x[:, T//2:].amax((1, 2))).long()
+    x = torch.rand(n, T, 1) - .5                           # centred: sums of a mean would drown the rest
+    return x, (x[:, :T//2].sum((1, 2)) < x[:, T//2:].sum((1, 2))).long()
 
 
 def main(steps=60):
