@@ -59,6 +59,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                  'deq_irnn.deploy.FrozenDEQ': ('deploy.html#frozendeq', 'deq_irnn/deploy.py'),
                                  'deq_irnn.deploy.FrozenDEQ.__init__': ('deploy.html#frozendeq.__init__', 'deq_irnn/deploy.py'),
                                  'deq_irnn.deploy.FrozenDEQ.block': ('deploy.html#frozendeq.block', 'deq_irnn/deploy.py'),
+                                 'deq_irnn.deploy.FrozenDEQ.equation': ('deploy.html#frozendeq.equation', 'deq_irnn/deploy.py'),
                                  'deq_irnn.deploy.FrozenDEQ.equations': ('deploy.html#frozendeq.equations', 'deq_irnn/deploy.py'),
                                  'deq_irnn.deploy.FrozenDEQ.extra_repr': ('deploy.html#frozendeq.extra_repr', 'deq_irnn/deploy.py'),
                                  'deq_irnn.deploy.FrozenDEQ.forward': ('deploy.html#frozendeq.forward', 'deq_irnn/deploy.py'),

@@ -204,6 +204,14 @@ class FrozenDEQ(nn.Module):
         "f, as a `DEQTransformer` calls it."
         return self.f
 
+    def equation(self,
+        x:Tensor,                       # (B, T, features)
+        padding:Tensor | None=None,     # (B, T), bool, True where there is no token
+    ) -> Callable[[Tensor], Tensor]:    # z ↦ f(z, x)
+        "What is at rest, as a `DEQTransformer` says it."
+        def f(z): return self.f(z, x, padding)
+        return f
+
     def prepare(self, x:Any, *more:Any, z0:Any=None) -> tuple[Packing, Callable[[Tensor], Tensor], Tensor]:
         "How the state is packed, the map on matrices, and the start."
         while more and more[-1] is None: more = more[:-1]
