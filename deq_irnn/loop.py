@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEPENDENT', 'Point', 'Shared', 'Solver', 'keep_rows', 'check_state', 'Injections', 'Residual', 'Samples', 'Sizes',
-           'independence_slack', 'Batch', 'iterate', 'nothing', 'cache_aside', 'keep_autocast', 'eager']
+           'independence_slack', 'is_far', 'Batch', 'iterate', 'nothing', 'cache_aside', 'keep_autocast', 'eager']
 
 # %% ../nbs/30_loop.ipynb #1401a58d
 import contextlib
@@ -188,6 +188,12 @@ def independence_slack(
     "By how much, relatively, f may differ between a part of a batch and the whole of it."
     return max(10*tol, 32*torch.finfo(dtype).eps**.5)
 
+def is_far(
+    z:Tensor,  # any
+) -> bool:
+    "Does a look at its numbers make Python wait for a device?"
+    return z.is_cuda
+
 class Batch:
     "Who is done, who is lost, who goes on: the verdicts of one solve."
     def __init__(
@@ -204,7 +210,7 @@ class Batch:
         self.to_start = to_start
         self.trials = trials
         self.checked = checked
-        self.far = at.z.is_cuda  # does a look at numbers make Python wait for a device?
+        self.far = is_far(at.z)
         # there, norms are taken in float64 and need no second look
         self.sure = self.far and at.z.dtype != torch.float64
         self.zero_at = 8 if not to_start else 2**62  # the iteration at which zero is tried next

@@ -26,7 +26,7 @@ from .isometry import Orthogonal
 from .root_irnn import IsometricCell, IsometricRNN
 from .memory import (Attractors, Lookup, answer_means, forecast, modes, safe_interval,
     transition_errors)
-from .runs import in_processes, one_by_one, packed_job, progress_bar, read_json, tidy, write_json
+from .runs import read_json, run_jobs, tidy, write_json
 from .results import markdown_table
 from .command import EXIT, cores, find_modules_here, run_folder, whole
 from .command import threads as thread_number
@@ -468,28 +468,11 @@ def memory_study(
     """Do all runs of `plan` that the folder does not hold yet. Returns the results.
 
     Interrupted or killed, it keeps what was finished; call it again to go on."""
-    check_positive('workers', workers, integer=True)
-    check_positive('threads', threads, integer=True)
     folder = Path(folder)
-    jobs = memory_jobs(plan, folder)
-    spread_out = min(workers, len(jobs)) > 1
-    if spread_out:
-        for job in jobs: packed_job(do_memory_job, job)  # raises, before anything is written
-    def save() -> None: write_json(folder/'results.json', memory_results(plan, folder))
-    (folder/'runs').mkdir(parents=True, exist_ok=True)
-    save()
-    bar = progress_bar('memory' if progress and jobs else False, len(jobs), unit='run')
-    def keep(row:dict[str, Any]) -> None:
-        save()
-        bar.update()
-        bar.write(in_a_line(row))
-    def nothing() -> None: pass
-    try:
-        if spread_out: in_processes(do_memory_job, jobs, keep, nothing, workers, threads)
-        else: one_by_one(do_memory_job, jobs, keep, nothing, threads)
-    finally:
-        bar.close()
-        save()
+    def save() -> None:
+        (folder/'runs').mkdir(parents=True, exist_ok=True)
+        write_json(folder/'results.json', memory_results(plan, folder))
+    run_jobs('memory', do_memory_job, memory_jobs(plan, folder), save, in_a_line, workers, threads, progress)
     return load_memory(folder)[0]
 
 def in_a_line(

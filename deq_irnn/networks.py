@@ -6,7 +6,7 @@
 __all__ = ['INJECTION_WORDS', 'TRANSITION_WORDS', 'GATE_WORDS', 'FACTORS', 'ISOMETRIC', 'MODELS', 'Decay', 'InputDecay',
            'DampedRotation', 'DeepMLP', 'Model', 'of_factors', 'factorial', 'LinearRecurrence', 'MinGRU', 'chrono_bias',
            'plain', 'paper', 'chrono', 'chrono_gru', 'General', 'general', 'rooted', 'root_model', 'sized',
-           'find_model', 'set_tolerance', 'with_head', 'count', 'width_for', 'build']
+           'find_model', 'set_tolerance', 'with_head', 'width_for', 'build']
 
 # %% ../nbs/45_networks.ipynb #db0070a7
 import math
@@ -27,7 +27,7 @@ from .root_irnn import Equilibrium, IsometricRNN, MLP, RootIRNN
 from .equilibrium_rnn import EquilibriumGRUCell, EquilibriumRNN, TanhCell
 from .tasks import Task
 from .training import SequenceModel
-from .runs import by_name, parameters_of
+from .runs import by_name, count as count, parameters_of
 from .words import CausalTransformer
 
 # %% ../nbs/45_networks.ipynb #ea724354
@@ -387,12 +387,6 @@ def with_head(
     return SequenceModel(rnn, task.output_size, task.read)
 
 # %% ../nbs/45_networks.ipynb #569f51d1
-def count(
-    module:nn.Module,  # any
-) -> int:
-    "Its parameters."
-    return sum(p.numel() for p in module.parameters())
-
 def width_for(
     model:Model,           # what makes the network
     task:Task,             # what it is for

@@ -18,8 +18,8 @@ from torch import Tensor
 from .fixed_point import (Packing, Solution, at_least_float32, check_choice, check_number,
     check_positive, report,
                                   row_norm)
-from .loop import (Injections, Point, Residual, Solver, cache_aside, eager, iterate,
-    keep_autocast)
+from .loop import (Injections, Point, Residual, Solver, cache_aside, eager, is_far,
+    iterate, keep_autocast)
 from .derivatives import arnoldi, jacobian, jvp
 
 # %% ../nbs/01_solvers.ipynb #aacda125
@@ -91,13 +91,13 @@ class Anderson:
         now, size, before = s.due <= s.count, row_norm(s.r), row_norm(state.r)
         slow = now & (size > before/3) if self.gain > 0 else now   # the others need no help
         pays = now & ~slow
-        if z.is_cuda or bool(slow.any()):        # (a look at numbers would make a GPU wait)
+        if is_far(z) or bool(slow.any()):        # (a look at numbers would make a GPU wait)
             gamma, left, s = self.weights(s)
             pays = pays | slow & (left <= (size/before)**(2*self.gain))
             z = self.mixture(s, torch.where(slow[:, None, None], gamma, 0.)).to(z.dtype)
         pace = torch.where(now, torch.where(pays, self.every, 2*s.pace), s.pace)
         due = torch.where(now, s.count + pace, s.due)
-        soonest = s.count + self.every if z.is_cuda else int(due.min())
+        soonest = s.count + self.every if is_far(z) else int(due.min())
         return z, s._replace(due=due, pace=pace, soonest=soonest)
 
     def record(self, at:Point, s:AndersonState) -> AndersonState:

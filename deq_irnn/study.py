@@ -40,7 +40,7 @@ from .command import seeds, short_name, task_and_options, threads, whole
 from .networks import FACTORS, MODELS as MODELS, Model as Model, build as build, count, find_model
 from .networks import LinearRecurrence as LinearRecurrence, width_for, with_head
 from .words import load_words, words_main, words_picture, words_table
-from .memory_study import memory_main
+from .memory_study import load_memory, memory_main, memory_table
 
 # %% ../nbs/15_study.ipynb #0a39dfb9
 @dataclass(frozen=True)
@@ -798,6 +798,7 @@ def plot_words(results:Results, folder:Path) -> list[Path]:
 KINDS: dict[str, Kind] = {
     'study': Kind(read_results, table, plot),
     'words': Kind(lambda path: load_words(path)[0], words_table, plot_words),
+    'memory': Kind(lambda path: load_memory(path)[0], memory_table, None),
     'rows': Kind(read_plain, plain_tables, None)}
 
 def read_any(
@@ -809,7 +810,7 @@ def read_any(
     for name, kind in KINDS.items():
         try: return name, kind.read(file)
         except (ValueError, TypeError, KeyError): continue
-    raise ValueError(f'{file} does not hold results: neither of a study, nor of words, nor rows')
+    raise ValueError(f'{file} does not hold results: neither of a study, nor of words or memory, nor rows')
 
 def found_results(
     args:argparse.Namespace,  # of `deq-irnn table` or `plot`
@@ -859,7 +860,7 @@ def plot_command(
     found = found_results(args)
     for path, kind, _ in found:
         if KINDS[kind].plot is None:
-            raise ValueError(f'{path}: rows of a benchmark have no picture; deq-irnn table prints them')
+            raise ValueError(f'{path}: there is no picture of these results; deq-irnn table prints them')
     for path, kind, results in found:
         folder = args.to or (path if path.is_dir() else args.out/path.stem)
         if args.to and len(found) > 1: folder = args.to/path.stem

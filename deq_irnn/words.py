@@ -6,10 +6,10 @@
 __all__ = ['AUTOMATA', 'NETWORKS', 'LENGTHS', 'FIRST_TASKS', 'OTHER_TASKS', 'HELD_OUT', 'Results', 'Automaton', 'group', 'cyclic',
            'even', 'symmetric', 'even_pairs', 'cycle_navigation', 'modular_arithmetic', 'flip_flop', 'find_automaton',
            'TokenOrthogonal', 'GatedLinear', 'CausalTransformer', 'Network', 'isometric', 'householder', 'find_network',
-           'TokenClassifier', 'build', 'count', 'width_for', 'Recipe', 'Training', 'train', 'right_answers',
-           'at_the_end', 'quarter_octaves', 'carries', 'WordsPlan', 'WordsJob', 'do_words_job', 'words_jobs',
-           'words_results', 'load_words', 'words_study', 'in_a_line', 'span', 'words_table', 'words_picture',
-           'names_of', 'add_words_options', 'words_plan', 'words_listing', 'words_command', 'words_main']
+           'TokenClassifier', 'build', 'width_for', 'Recipe', 'Training', 'train', 'right_answers', 'at_the_end',
+           'quarter_octaves', 'carries', 'WordsPlan', 'WordsJob', 'do_words_job', 'words_jobs', 'words_results',
+           'load_words', 'words_study', 'in_a_line', 'span', 'words_table', 'words_picture', 'names_of',
+           'add_words_options', 'words_plan', 'words_listing', 'words_command', 'words_main']
 
 # %% ../nbs/44_words.ipynb #416fb0a1
 import argparse, importlib, math, os, platform, shutil, statistics, sys, time
@@ -31,7 +31,7 @@ from .scan import affine_scan
 from .irnn import IRNN
 from .isometry import Exponential, Householder, InputRotation, Orthogonal, orthogonal_scan
 from .root_irnn import IsometricRNN
-from .runs import by_name, in_processes, one_by_one, packed_job, progress_bar
+from .runs import by_name, count as count, run_jobs
 from .runs import read_json, tidy, write_json
 from .results import check_plotting, markdown_table, palette
 from .command import EXIT, cores, find_modules_here, real, run_folder, short_name
@@ -362,12 +362,6 @@ def build(
     "The network with its head."
     rnn = network.make(automaton.tokens, width)
     return TokenClassifier(rnn, automaton.tokens, width, automaton.classes)
-
-def count(
-    module:nn.Module,  # any
-) -> int:
-    "Its parameters."
-    return sum(p.numel() for p in module.parameters())
 
 def width_for(
     network:Network,       # what makes it
@@ -703,28 +697,11 @@ def words_study(
 
     Interrupted or killed, it keeps what was finished; call it again to go on. Raises `ValueError` for
     what cannot be made, or sent to a worker; `BrokenProcessPool` if a process was killed."""
-    check_positive('workers', workers, integer=True)
-    check_positive('threads', threads, integer=True)
     folder = Path(folder)
-    jobs = words_jobs(plan, folder)
-    spread_out = min(workers, len(jobs)) > 1
-    if spread_out:
-        for job in jobs: packed_job(do_words_job, job)  # raises, before anything is written
-    def save() -> None: write_json(folder/'results.json', words_results(plan, folder))
-    (folder/'runs').mkdir(parents=True, exist_ok=True)
-    save()
-    bar = progress_bar('words' if progress and jobs else False, len(jobs), unit='run')
-    def keep(row: dict[str, Any]) -> None:
-        save()
-        bar.update()
-        bar.write(in_a_line(row))
-    def nothing() -> None: pass
-    try:
-        if spread_out: in_processes(do_words_job, jobs, keep, nothing, workers, threads)
-        else: one_by_one(do_words_job, jobs, keep, nothing, threads)
-    finally:
-        bar.close()
-        save()
+    def save() -> None:
+        (folder/'runs').mkdir(parents=True, exist_ok=True)
+        write_json(folder/'results.json', words_results(plan, folder))
+    run_jobs('words', do_words_job, words_jobs(plan, folder), save, in_a_line, workers, threads, progress)
     return load_words(folder)[0]
 
 def in_a_line(

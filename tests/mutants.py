@@ -150,6 +150,8 @@ def timed(work):
     start = time.time()
     return work(), time.time() - start
 
+WHAT = 'mutants of exported functions: how many a notebook or the tests noticed, and which nobody did'
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('module')
@@ -194,9 +196,11 @@ def main():
     noticed = len(found) - counts['nobody']
     print(f'{noticed} of {len(found)} noticed: {counts["notebook"]} by the notebook, {counts["tests"]} more by the tests')
     if args.json:
-        kept = json.loads(args.json.read_text()) if args.json.exists() else {}
-        kept[args.module] = dict(mutants=total, tried=len(found), seed=args.seed, notebook=counts['notebook'],
-                                 tests=counts['tests'], survivors=survivors)
+        kept = json.loads(args.json.read_text()) if args.json.exists() else dict(what=WHAT, modules=[], survivors=[])
+        for rows in (kept['modules'], kept['survivors']): rows[:] = [r for r in rows if r['module'] != args.module]
+        kept['modules'].append(dict(module=args.module, mutants=total, tried=len(found), seed=args.seed,
+                                    notebook=counts['notebook'], tests=counts['tests']))
+        kept['survivors'] += [dict(module=args.module, **s) for s in survivors]
         args.json.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + '\n')
 
 def difference(old, new):

@@ -326,8 +326,7 @@ def test_differences_trials_and_values_for_a_spreadsheet(here, chosen):
     lines = here('table', folder, ROOT/'results/digits.json', '--csv').stdout.splitlines()
     assert lines[0].startswith('study,task') and len(lines) == 1 + sum(len(read_results(p)['runs']) for p in (folder, ROOT/'results/digits.json'))
 
-@pytest.mark.parametrize('name', sorted(p.name for p in (ROOT/'results').glob('*.json')
-                                        if p.stem not in ('memory', 'mutants')))       # they have commands of their own
+@pytest.mark.parametrize('name', sorted(p.name for p in (ROOT/'results').glob('*.json')))
 def test_every_shipped_results_file_is_read(name, here, tmp_path):
     done = here('table', ROOT/'results'/name)
     assert done.returncode == 0 and '|--' in done.stdout, done.stderr
