@@ -6,7 +6,7 @@
 __all__ = ['RESETS', 'RESETTERS', 'Results', 'Tracker', 'Noise', 'NoisyInput', 'OneStep', 'misread', 'lstm_looked_up',
            'saturating_counter', 'shift', 'on_a_line', 'small_lstm', 'MemoryPlan', 'MemoryJob', 'do_memory_job',
            'memory_jobs', 'memory_results', 'load_memory', 'memory_study', 'in_a_line', 'memory_table',
-           'add_memory_options', 'memory_plan', 'memory_command', 'memory_main']
+           'memory_picture', 'add_memory_options', 'memory_plan', 'memory_command', 'memory_main']
 
 # %% ../nbs/47_memory_study.ipynb #c678aadb
 import argparse, importlib, math, os, platform, shutil, statistics, sys, time
@@ -32,7 +32,7 @@ from .command import EXIT, cores, find_modules_here, run_folder, whole
 from .command import threads as thread_number
 from .words import (HELD_OUT, Automaton, Recipe, TokenClassifier, Training, WordsJob, WordsPlan,
     at_the_end, build, carries, count, find_automaton, find_network, flip_flop, quarter_octaves,
-    right_answers, span, train, width_for)
+    right_answers, span, train, width_for, words_picture)
 
 # %% ../nbs/47_memory_study.ipynb #364955c2
 @dataclass(frozen=True)
@@ -531,6 +531,25 @@ def memory_table(
         head = ['resets', 'network', 'parameters', 'lr', 'seeds', *lengths]
         found += f'\n\n{markdown_table(head, lines)}\n\nAccuracy in the last eighth, worst to best seed.'
     return found
+
+def memory_picture(
+    results:Results,                 # of a study of memory
+    path:str|os.PathLike|None=None,  # a .png to write; None: do not
+) -> Any:                            # matplotlib's figure
+    "Accuracy against length, free as in `words_picture`; at rest, a star at the length that was asked."
+    learned = [r for r in results['runs'] if r['kind'] == 'carry' and 'curve' in r]
+    figure = words_picture({**results, 'runs': learned})
+    tasks = dict.fromkeys(r['task'] for r in learned)
+    for ax, task in zip(figure.axes, tasks):
+        rests = [r['rest'] for r in learned if r['task'] == task and 'rest' in r]
+        for every in dict.fromkeys(n for rest in rests for n in rest):
+            length = rests[0][every][0]
+            worst = min(rest[every][1] for rest in rests)
+            ax.plot(length, worst, 'k*', ms=7)
+            ax.annotate(every, (length, worst), xytext=(0, -10), textcoords='offset points',
+                        ha='center', fontsize=6)
+    if path is not None: figure.savefig(path, dpi=110)
+    return figure
 
 # %% ../nbs/47_memory_study.ipynb #b9c0b446
 def add_memory_options(

@@ -8,7 +8,7 @@ __all__ = ['HELD_OUT', 'BASELINES', 'ROOTS', 'DEMO', 'FACTORIAL', 'STANDARD', 'I
            'transition_values', 'gradient_norms', 'solver_trace', 'probe', 'Job', 'do_job', 'run_one', 'jobs_of',
            'chosen_rates', 'new_results', 'load_results', 'study', 'in_a_line', 'step_timer', 'epoch_cost', 'estimate',
            'measure_times', 'model_names', 'add_study_options', 'parser', 'plan_of', 'study_command', 'show', 'Kind',
-           'read_plain', 'plot_words', 'read_any', 'found_results', 'studies_of', 'table_command', 'plot_command',
+           'read_plain', 'one_picture', 'read_any', 'found_results', 'studies_of', 'table_command', 'plot_command',
            'plot_side_by_side', 'time_command', 'listing', 'own_command', 'main']
 
 # %% ../nbs/15_study.ipynb #5cf7c64e
@@ -40,7 +40,7 @@ from .command import seeds, short_name, task_and_options, threads, whole
 from .networks import FACTORS, MODELS as MODELS, Model as Model, build as build, count, find_model
 from .networks import LinearRecurrence as LinearRecurrence, width_for, with_head
 from .words import load_words, words_main, words_picture, words_table
-from .memory_study import load_memory, memory_main, memory_table
+from .memory_study import load_memory, memory_main, memory_picture, memory_table
 
 # %% ../nbs/15_study.ipynb #0a39dfb9
 @dataclass(frozen=True)
@@ -789,16 +789,23 @@ def read_plain(
     plain_tables(content)
     return content
 
-def plot_words(results:Results, folder:Path) -> list[Path]:
-    "The picture of a study of words."
-    folder.mkdir(parents=True, exist_ok=True)
-    words_picture(results, folder/'words.png')
-    return [folder/'words.png']
+def one_picture(
+    name:str,                                  # of the file, without .png
+    picture:Callable[[Results, Path], Any],    # writes it
+) -> Callable[[Results, Path], list[Path]]:
+    "What draws a study that has one picture: (results, folder) → the files."
+    def plot_it(results: Results, folder: Path) -> list[Path]:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder/f'{name}.png'
+        picture(results, file)
+        return [file]
+    return plot_it
 
 KINDS: dict[str, Kind] = {
     'study': Kind(read_results, table, plot),
-    'words': Kind(lambda path: load_words(path)[0], words_table, plot_words),
-    'memory': Kind(lambda path: load_memory(path)[0], memory_table, None),
+    'words': Kind(lambda path: load_words(path)[0], words_table, one_picture('words', words_picture)),
+    'memory': Kind(lambda path: load_memory(path)[0], memory_table,
+                   one_picture('memory', memory_picture)),
     'rows': Kind(read_plain, plain_tables, None)}
 
 def read_any(
