@@ -20,6 +20,7 @@ html_static_path, html_css_files = ['static'], ['site.css']
 html_theme_options = {f'{mode}_css_variables': {'color-brand-primary': c, 'color-brand-content': c} for mode, c in (('light', '#2757a8'), ('dark', '#8ab4f8'))}
 html_math_renderer = 'mathml'
 html_copy_source = html_show_sphinx = False
+html_search_scorer = 'static/scorer.js'
 
 REWRITE = {r'\\dots\b': r'\\ldots', r'\\iff\b': r'\\Longleftrightarrow', r'\\implies\b': r'\\Longrightarrow',     # names that docutils lacks
            r'(frac|[_^])\s*(\d)(?=\d)': r'\1{\2}',                                                                # TeX takes one digit, docutils all
