@@ -172,7 +172,8 @@ class Attractors(SolvingModule, Rest):
             raise ValueError('memories must be a tensor (M, D) or (K, M, d) with M, D ≥ 1; got '
                              f'{tuple(memories.shape) if isinstance(memories, Tensor) else memories!r}')
         if not memories.is_floating_point() or not bool(memories.isfinite().all()):
-            raise ValueError(f'memories must be finite floating-point numbers; got {memories.dtype}')
+            bad = 'NaN or infinity' if memories.is_floating_point() else memories.dtype
+            raise ValueError(f'memories must be finite floating-point numbers; got {bad}')
         X = memories.detach().clone()
         if X.dim() == 2: X = X[None]
         if beta is None: beta = sharpness(X)
