@@ -158,7 +158,7 @@ BRIEF: dict[str, Any] = dict(params=20_000, widest=128, seeds=3, epochs=10, tria
 
 PRESETS = {
     'digits': Plan('handwritten digits, 64 pixel steps, equal width: what `make demo` runs',
-                   'digits', DEMO, epochs=20),
+                   'digits', DEMO, epochs=16),
     'factorial-digits': Plan('digits: injection × transition × gate, equal parameters, learning rates chosen',
                              'digits', (*FACTORIAL, *STANDARD), epochs=12, trial_epochs=5, finalists=2,
                              always=(*ONE_STEP, 'irnn-5', 'mingru', 'transformer'), **FAIR),
