@@ -27,31 +27,31 @@ from .memory import (Attractors, Basins, Lookup, Modes, ParityChecks, answer_mea
 from .equilibrium_rnn import (DiagonalGRUCell, DiagonalLSTMCell, EquilibriumGRUCell, EquilibriumRNN,
     Explicit, IncrementalCell, TanhCell, lyapunov)
 # depth
-from .resnet import IncrementalResNet, depth_jacobian, rest_points
-from .transformer import (CharLM, DEQTransformer, EquilibriumBlock, IncrementalTransformer,
+from .resnet import IncrementalResNet, composed, depth_jacobian, rest_points
+from .transformer import (CharLM, ContractiveTransformer, DEQTransformer, EquilibriumBlock, IncrementalTransformer,
     InjectedAttention, Transformer, attention_bias)
 # production
 from .deploy import FREEZERS, Stepwise, frozen, measure
 
 __all__ = [
     'ACTIVATIONS', 'Activation', 'Anderson', 'Attractors', 'Basins', 'Broyden', 'CharLM',
-    'Contractive', 'ContractiveRecurrence', 'ConvergenceError', 'ConvergenceWarning', 'DEQ',
-    'DEQTransformer', 'DiagonalGRUCell', 'DiagonalLSTMCell', 'Equilibrium', 'EquilibriumBlock',
-    'EquilibriumGRUCell', 'EquilibriumRNN', 'Explicit', 'FREEZERS', 'GATES', 'GradientRule',
-    'INJECTIONS', 'IRNN', 'IRNNCell', 'Implicit', 'IncrementalCell', 'IncrementalResNet',
-    'IncrementalTransformer', 'InjectedAttention', 'Injection', 'InputGate', 'InputRotation',
-    'IsometricCell', 'IsometricRNN', 'Lookup', 'MLP', 'Modes', 'MonotoneConv', 'MonotoneLayer',
-    'MonotoneRecurrence', 'Neumann', 'Newton', 'NewtonKrylov', 'Orthogonal', 'Packing',
-    'ParityChecks', 'Phantom', 'Picard', 'Point', 'RECURRENCES', 'Recurrence', 'RecurrentBase',
-    'Rest', 'Reversible', 'RootBlock', 'RootIRNN', 'Rotation', 'Shared', 'Sign', 'Solution',
-    'Solve', 'Solver', 'SolvingModule', 'StateGate', 'Status', 'Stepwise', 'TRANSITIONS', 'Tanh',
-    'TanhCell', 'Tiles', 'Transformer', 'Transition', 'Unrolled', 'VariationalDropout',
-    'WeightDropout', 'activation', 'affine_scan', 'answer_means', 'attention_bias', 'basins',
-    'class_means', 'contraction_factor', 'contractive', 'conv_norm', 'depth_jacobian',
-    'equilibrium', 'euler_chain', 'fixed_point', 'forecast', 'forward_backward_step', 'frozen',
-    'jacobian_penalty', 'last_solution', 'lyapunov', 'make_contractive', 'make_transition',
-    'measure', 'modes', 'monotone', 'orthogonal_scan', 'reflect', 'relative_residual', 'report',
-    'rest_points', 'ritz_values', 'root', 'rotation_scan', 'safe_interval', 'sharpness',
-    'signed_scan', 'solve', 'spectral_abscissa', 'spectral_radius', 'time_parallel',
-    'token_equilibrium', 'transition_errors',
+    'Contractive', 'ContractiveRecurrence', 'ContractiveTransformer', 'ConvergenceError',
+    'ConvergenceWarning', 'DEQ', 'DEQTransformer', 'DiagonalGRUCell', 'DiagonalLSTMCell',
+    'Equilibrium', 'EquilibriumBlock', 'EquilibriumGRUCell', 'EquilibriumRNN', 'Explicit',
+    'FREEZERS', 'GATES', 'GradientRule', 'INJECTIONS', 'IRNN', 'IRNNCell', 'Implicit',
+    'IncrementalCell', 'IncrementalResNet', 'IncrementalTransformer', 'InjectedAttention',
+    'Injection', 'InputGate', 'InputRotation', 'IsometricCell', 'IsometricRNN', 'Lookup', 'MLP',
+    'Modes', 'MonotoneConv', 'MonotoneLayer', 'MonotoneRecurrence', 'Neumann', 'Newton',
+    'NewtonKrylov', 'Orthogonal', 'Packing', 'ParityChecks', 'Phantom', 'Picard', 'Point',
+    'RECURRENCES', 'Recurrence', 'RecurrentBase', 'Rest', 'Reversible', 'RootBlock', 'RootIRNN',
+    'Rotation', 'Shared', 'Sign', 'Solution', 'Solve', 'Solver', 'SolvingModule', 'StateGate',
+    'Status', 'Stepwise', 'TRANSITIONS', 'Tanh', 'TanhCell', 'Tiles', 'Transformer', 'Transition',
+    'Unrolled', 'VariationalDropout', 'WeightDropout', 'activation', 'affine_scan', 'answer_means',
+    'attention_bias', 'basins', 'class_means', 'composed', 'contraction_factor', 'contractive',
+    'conv_norm', 'depth_jacobian', 'equilibrium', 'euler_chain', 'fixed_point', 'forecast',
+    'forward_backward_step', 'frozen', 'jacobian_penalty', 'last_solution', 'lyapunov',
+    'make_contractive', 'make_transition', 'measure', 'modes', 'monotone', 'orthogonal_scan',
+    'reflect', 'relative_residual', 'report', 'rest_points', 'ritz_values', 'root', 'rotation_scan',
+    'safe_interval', 'sharpness', 'signed_scan', 'solve', 'spectral_abscissa', 'spectral_radius',
+    'time_parallel', 'token_equilibrium', 'transition_errors',
 ]

@@ -735,13 +735,15 @@ def words_table(
         good = [r for r in rows if r['status'] == 'finished']
         tables = [dict(zip(r.get('lengths', ()), r.get('last', ()))) for r in good]
         reached = sum(r['length'] == r['trained'] for r in good)
-        half = [r['half'] for r in good if 'half' in r]
-        never = f'> {max(lengths)}'
-        far = statistics.median_low([h or math.inf for h in half]) if half else math.nan
-        lines.append([task, model, f'{rows[0]["parameters"]}', f'{rows[0]["lr"]:g}', f'{len(rows)}',
-                      f'{reached}', *(span([t[n] for t in tables if n in t]) for n in lengths),
-                      '–' if math.isnan(far) else never if far == math.inf else f'{far:g}',
-                      f'{statistics.median(r["seconds"] for r in rows):.0f}'])
+        accuracies = [span([t[n] for t in tables if n in t]) for n in lengths]
+        halves = [r['half'] or math.inf for r in good if 'half' in r]     # None: not within the lengths
+        horizon = '–'
+        if halves:
+            far = statistics.median_low(halves)
+            horizon = f'{far:g}' if far < math.inf else f'> {max(lengths)}'
+        seconds = statistics.median(r['seconds'] for r in rows)
+        facts = [str(rows[0]['parameters']), f'{rows[0]["lr"]:g}', str(len(rows)), str(reached)]
+        lines.append([task, model, *facts, *accuracies, horizon, f'{seconds:.0f}'])
     recipe = results['plan']['recipe']
     grow = f'growing from {recipe["shortest"]}' if recipe['growing'] else 'of this length from the start'
     text = (f'Trained on words of at most {recipe["longest"]} letters, {grow}, {recipe["steps"]} steps of '

@@ -3,16 +3,16 @@ import torch
 from torch import Tensor, nn, randn, zeros
 from torch.nn.utils.parametrize import register_parametrization
 from deq_irnn import (DEQ, IRNN, MLP, Activation, Anderson, Attractors, Basins, Broyden, CharLM,
-    Contractive, ContractiveRecurrence, ConvergenceError, ConvergenceWarning, DEQTransformer,
-    DiagonalGRUCell, DiagonalLSTMCell, Equilibrium, EquilibriumBlock, EquilibriumGRUCell,
-    EquilibriumRNN, Explicit, GradientRule, Implicit, IncrementalCell, IncrementalResNet,
-    IncrementalTransformer, InjectedAttention, Injection, InputGate, InputRotation, IRNNCell,
-    IsometricCell, IsometricRNN, Lookup, Modes, MonotoneConv, MonotoneLayer, MonotoneRecurrence,
-    Neumann, Newton, NewtonKrylov, Orthogonal, Packing, ParityChecks, Phantom, Picard, Point,
-    Recurrence, RecurrentBase, Rest, Reversible, RootBlock, RootIRNN, Rotation, Shared, Sign,
-    Solution, Solve, Solver, SolvingModule, StateGate, Status, Stepwise, Tanh, TanhCell, Tiles,
-    Transformer, Transition, Unrolled, VariationalDropout, WeightDropout, equilibrium, fixed_point,
-    frozen, modes, root, solve)
+    Contractive, ContractiveRecurrence, ContractiveTransformer, ConvergenceError,
+    ConvergenceWarning, DEQTransformer, DiagonalGRUCell, DiagonalLSTMCell, Equilibrium,
+    EquilibriumBlock, EquilibriumGRUCell, EquilibriumRNN, Explicit, GradientRule, Implicit,
+    IncrementalCell, IncrementalResNet, IncrementalTransformer, InjectedAttention, Injection,
+    InputGate, InputRotation, IRNNCell, IsometricCell, IsometricRNN, Lookup, Modes, MonotoneConv,
+    MonotoneLayer, MonotoneRecurrence, Neumann, Newton, NewtonKrylov, Orthogonal, Packing,
+    ParityChecks, Phantom, Picard, Point, Recurrence, RecurrentBase, Rest, Reversible, RootBlock,
+    RootIRNN, Rotation, Shared, Sign, Solution, Solve, Solver, SolvingModule, StateGate, Status,
+    Stepwise, Tanh, TanhCell, Tiles, Transformer, Transition, Unrolled, VariationalDropout,
+    WeightDropout, equilibrium, fixed_point, frozen, modes, root, solve)
 
 
 class Layer(nn.Module):
@@ -76,7 +76,8 @@ for cell in (TanhCell(8, 16), EquilibriumGRUCell(8, 16), IncrementalCell(8, 16),
 
 tokens = randn(2, 6, 8)                              # (B, T, features)
 print(IncrementalResNet(8, 4)(x).shape, EquilibriumBlock(8, 2)(tokens, tokens).shape)
-for body in (DEQTransformer(8, 2, tol=1e-2), IncrementalTransformer(8, 2, heads=2, tol=1e-2), Transformer(8, 2, 2)):
+for body in (DEQTransformer(8, 2, tol=1e-2), ContractiveTransformer(8, 2, tol=1e-2),
+             IncrementalTransformer(8, 2, heads=2, tol=1e-2), Transformer(8, 2, 2)):
     print(CharLM(20, 8, body)(zeros(2, 6).long()).shape, InjectedAttention(8, 2)(tokens, tokens).shape)
 net, report = frozen(RootIRNN(3, 8), randn(20, 2, 3))
 out, state = Stepwise(net)(randn(2, 3), zeros(1, 2, 8))
