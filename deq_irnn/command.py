@@ -103,7 +103,8 @@ def real_or_none(
 def duration(
     seconds:float,  # not negative
 ) -> str:
-    "As a person says it."
+    "As a person says it; nothing is shorter than a second."
+    seconds = max(seconds, 1.)
     if seconds < 100: return f'{seconds:.0f} s'
     if seconds < 6000: return f'{seconds/60:.0f} min'
     return f'{seconds/3600:.1f} h'

@@ -9,8 +9,8 @@ __all__ = ['AUTOMATA', 'NETWORKS', 'LENGTHS', 'RESTS', 'FIRST_TASKS', 'OTHER_TAS
            'householder', 'find_network', 'TokenClassifier', 'build', 'width_for', 'Recipe', 'Training', 'train',
            'right_answers', 'at_the_end', 'quarter_octaves', 'carries', 'memories', 'carries_at_rest', 'WordsPlan',
            'WordsJob', 'do_words_job', 'words_jobs', 'words_results', 'load_words', 'put_back', 'words_estimate',
-           'words_study', 'in_a_line', 'ways_of_asking', 'span', 'words_table', 'words_picture', 'names_of',
-           'add_words_options', 'words_plan', 'words_listing', 'words_command', 'words_main']
+           'words_study', 'in_a_line', 'ways_of_asking', 'words_rows', 'span', 'words_table', 'words_picture',
+           'names_of', 'add_words_options', 'words_plan', 'words_listing', 'words_command', 'words_main']
 
 # %% ../nbs/44_words.ipynb #416fb0a1
 import argparse, importlib, math, os, platform, shutil, statistics, sys, time
@@ -35,7 +35,7 @@ from .root_irnn import IsometricRNN
 from .memory import Attractors, Lookup, answer_means
 from .runs import by_name, count as count, run_jobs
 from .runs import read_json, tidy, write_json
-from .results import check_plotting, markdown_table, palette
+from .results import check_plotting, markdown_table, palette, plural
 from .command import EXIT, cores, duration, find_modules_here, numbers_of, rates, run_folder
 from .command import seeds as seed_numbers, short_name, threads as thread_number, whole
 
@@ -687,8 +687,8 @@ class WordsJob:
             if went.status == 'finished' and lengths:
                 found |= carries(net, automaton, lengths, self.plan.samples, self.seed)
                 if self.plan.rest and network.orbit and isinstance(net.rnn, IsometricRNN):
-                    found['at_rest'] = carries_at_rest(net, automaton, self.plan.rest, recipe.longest, lengths,
-                                                       self.plan.samples, self.seed)
+                    how = recipe.longest, lengths, self.plan.samples, self.seed
+                    found['at_rest'] = carries_at_rest(net, automaton, self.plan.rest, *how)
         write_json(self.file, found)
         return found
 
@@ -788,8 +788,9 @@ def words_study(
     if (folder/'results.json').exists(): put_back(load_words(folder)[0], plan, folder)
     jobs = words_jobs(plan, folder)
     if progress:
-        print(f'{len(jobs)} runs to do: about {duration(words_estimate(jobs, workers))} of training in '
-              f'{workers} process{"es"*(workers > 1)}', file=sys.stderr)
+        took = duration(words_estimate(jobs, workers))
+        print(f'{plural(len(jobs), "run")} to do: about {took} of training, {plural(workers, "process")}',
+              file=sys.stderr)
     run_jobs('words', do_words_job, jobs, save, in_a_line, workers, threads, progress)
     return load_words(folder)[0]
 
@@ -811,6 +812,14 @@ def ways_of_asking(
         rests = row.get('at_rest', {})
         return [row, *({**row, **far, 'model': f'{row["model"]}, {how}'} for how, far in rests.items())]
     return [way for row in results['runs'] for way in ways(row)]
+
+def words_rows(
+    results:Results,  # of a study of words
+) -> list[dict[str, Any]]:
+    "What a spreadsheet wants to know: a row for each run, way of asking and length."
+    facts = ('task', 'model', 'seed', 'status', 'parameters', 'lr', 'trained')
+    return [{**{k: row[k] for k in facts}, 'reached': row['length'], 'length': n, 'accuracy': v}
+            for row in ways_of_asking(results) for n, v in zip(row.get('lengths', ()), row.get('last', ()))]
 
 def span(
     values:Sequence[float],  # one for each seed
@@ -917,8 +926,9 @@ def add_words_options(
     add('--steps', type=whole, metavar='N', help=f'steps of training (default: {plan.recipe.steps})')
     add('--params', type=whole, metavar='N',
         help=f'parameters, as far as possible (default: {plan.params})')
-    add('--lr', type=rates, metavar='X[,Y,…]', help='learning rate of Adam; of several, each network gets the '
-        f'best on short words (default: {",".join(f"{lr:g}" for lr in plan.rates)})')
+    add('--lr', type=rates, metavar='X[,Y,…]',
+        help='learning rate of Adam; of several, each network gets the best on short words '
+             f'(default: {",".join(f"{lr:g}" for lr in plan.rates)})')
     add('--lengths', type=numbers_of('length'), metavar='A,B,…',
         help=f'lengths of the words to be asked (default: {",".join(map(str, plan.lengths))})')
     add('--rest', type=whole, metavar='N',
@@ -981,8 +991,8 @@ def words_command(
         except ImportError as e: raise ImportError(f'{e}; or --no-plots') from e
     folder = run_folder(args.out, 'words', args.name, args.resume)
     plan = words_plan(args, folder)
-    print(f'{len(plan.tasks)} tasks × {len(plan.models)} networks × {len(plan.seed_list)} seeds, '
-          f'into {folder}/', file=sys.stderr)
+    print(f'{plural(len(plan.tasks), "task")} × {plural(len(plan.models), "network")} × '
+          f'{plural(len(plan.seed_list), "seed")}, into {folder}/', file=sys.stderr)
     stopped = 0
     try: words_study(plan, folder, args.workers or cores(), args.threads)
     except KeyboardInterrupt: stopped = 130
