@@ -22,7 +22,8 @@ $(STAMP): setup.py settings.ini pyproject.toml
 
 demo: $(STAMP)  ## the main job: networks on real handwritten digits, and on words far longer than those trained on (under 5 minutes)
 	$(BIN)/deq-irnn study
-	$(BIN)/deq-irnn study --preset words --tasks a5 --models householder-5,lstm --seeds 2 --lr 3e-2
+	$(BIN)/deq-irnn study --preset words --tasks a5 --models householder-5,lstm --seeds 2 --lr 3e-2 \
+	  --rest 16 --lengths 32,64,256,1024,4096
 
 test: $(STAMP)  ## every test: notebooks, library, command line
 	@env -u IN_TEST OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(HALF) > $(VENV)/half.log 2>&1 & half=$$!; \

@@ -8,8 +8,8 @@ __all__ = ['HELD_OUT', 'BASELINES', 'ROOTS', 'DEMO', 'FACTORIAL', 'STANDARD', 'I
            'transition_values', 'gradient_norms', 'solver_trace', 'probe', 'Job', 'do_job', 'run_one', 'jobs_of',
            'chosen_rates', 'new_results', 'load_results', 'study', 'in_a_line', 'step_timer', 'epoch_cost', 'estimate',
            'measure_times', 'model_names', 'add_study_options', 'parser', 'plan_of', 'study_command', 'show', 'Kind',
-           'read_plain', 'one_picture', 'read_any', 'found_results', 'studies_of', 'table_command', 'plot_command',
-           'plot_side_by_side', 'time_command', 'listing', 'own_command', 'main']
+           'read_plain', 'rows_of_lists', 'one_picture', 'read_any', 'found_results', 'labels_of', 'studies_of',
+           'table_command', 'plot_command', 'plot_side_by_side', 'time_command', 'listing', 'own_command', 'main']
 
 # %% ../nbs/15_study.ipynb #5cf7c64e
 import argparse, math, os, platform, shutil, statistics, sys, time, traceback, warnings
@@ -30,16 +30,17 @@ from .tasks import TASKS, DataNotFound, Task, get_task, task_maker
 from .training import SequenceModel, Settings, TrainingDiverged, fit, sample_scores, solutions
 from .runs import by_name as by_name, in_processes, load_checkpoint, one_by_one, packed_job
 from .runs import parameters_of, progress_bar, read_json, tidy, write_json as write_json
-from .results import PICTURES as PICTURES, Results, best_trial, check_plotting, csv_text
+from .results import PICTURES as PICTURES, Results, Row, best_trial, check_plotting, csv_text
 from .results import draw_curves as draw_curves, draw_gradient as draw_gradient
 from .results import draw_residual as draw_residual, draw_time as draw_time
-from .results import draw_side_by_side, packed, paired_table, plain_tables, plot as plot
-from .results import read_results, score_matrix, table as table, trials_table
+from .results import draw_side_by_side, flat, packed, paired_table, plain_rows, plain_tables
+from .results import plot as plot, plural, read_results, score_matrix, study_rows, table as table
+from .results import trials_table
 from .command import EXIT, cores, duration, find_modules_here, rates, real, real_or_none, run_folder
 from .command import seeds, short_name, task_and_options, threads, whole
 from .networks import FACTORS, MODELS as MODELS, Model as Model, build as build, count, find_model
 from .networks import LinearRecurrence as LinearRecurrence, width_for, with_head
-from .words import load_words, words_main, words_picture, words_table
+from .words import load_words, words_main, words_picture, words_rows, words_table
 from .memory_study import load_memory, memory_main, memory_picture, memory_table
 
 # %% ../nbs/15_study.ipynb #0a39dfb9
@@ -118,7 +119,10 @@ class Plan:
         for name in self.models:
             model, width = find_model(name), self.hidden
             if self.params is not None: width = width_for(model, task, self.params, self.widest)
-            with torch.random.fork_rng([]): with_head(model, task, width)
+            try:
+                with torch.random.fork_rng([]): with_head(model, task, width)
+            except (RuntimeError, TypeError) as e:
+                raise ValueError(f'model {name!r} cannot be made with hidden size {width}: {e}') from e
             found[name] = width
         return found
 
@@ -616,7 +620,7 @@ def add_study_options(
         note = "the preset's" + (f'; digits: {shown}' if shown else '')
         add(f'--{name}', type=kind, metavar=metavar, default=argparse.SUPPRESS,
             help=f'{text} (default: {note})')
-    add('--preset', choices=PRESETS, default='digits',
+    add('--preset', choices=PRESETS, default='digits', metavar='NAME',
         help='the plan to start from (default: digits); --list describes them; '
              f'{", ".join(COMMANDS)}: with options of its own')
     of_plan('models', model_names, 'A,B,…',
@@ -677,7 +681,8 @@ def parser() -> argparse.ArgumentParser:
         if name == 'plot': sub.add_argument('--to', type=Path, metavar='FOLDER', help=(
             "where the pictures go (default: the run's folder; for a file: its name below --out)"))
         if name == 'table':
-            sub.add_argument('--csv', action='store_true', help='comma-separated values, a line for each run')
+            sub.add_argument('--csv', action='store_true', help='comma-separated values, a line for each run '
+                             '(and of words for each length)')
             sub.add_argument('--against', metavar='MODEL', help=(
                 'differences from this network, with intervals, paired over seeds and test samples'))
             sub.add_argument('--trials', action='store_true', help='the trials that chose learning rates')
@@ -727,14 +732,13 @@ def study_command(
     workers = args.workers or (1 if gpu and args.device != 'cpu' else cores())
     workers = min(workers, len(plan.models)*max(len(plan.seed_list), len(plan.rates)))
     trying = f', {len(plan.rates)} learning rates to choose from' if len(plan.rates) > 1 else ''
-    print(f'{len(plan.models)} networks × {len(plan.seed_list)} seeds on {plan.task}, {plan.epochs} epochs '
-          f'each{trying}, into {folder}/', file=sys.stderr)
+    print(f'{plural(len(plan.models), "network")} × {plural(len(plan.seed_list), "seed")} on {plan.task}, '
+          f'{plural(plan.epochs, "epoch")} each{trying}, into {folder}/', file=sys.stderr)
     if gpu and args.device != 'cpu': told = 'no estimate on a GPU'
     else:
         took = math.nan if args.resume else estimate(plan, workers)
         told = 'no estimate' if math.isnan(took) else f'about {duration(took)}'
-    print(f'{told}, {workers} process{"es"*(workers > 1)} of {args.threads} thread{"s"*(args.threads > 1)}',
-          file=sys.stderr)
+    print(f'{told}, {plural(workers, "process")} of {plural(args.threads, "thread")}', file=sys.stderr)
     stopped = 0
     try: study(plan, folder, args.device, workers, args.threads)
     except KeyboardInterrupt: stopped = 130
@@ -779,6 +783,7 @@ class Kind:
     "A kind of results file."
     read: Callable[[Path], Results]                            # `ValueError` if the file is of another kind
     table: Callable[[Results], str]                            # in Markdown
+    rows: Callable[[Results], list[Row]]                       # for a spreadsheet
     plot: Callable[[Results, Path], Sequence[Path]] | None     # pictures into a folder; None: there are none
 
 def read_plain(
@@ -788,6 +793,12 @@ def read_plain(
     content = read_json(path)
     plain_tables(content)
     return content
+
+def rows_of_lists(
+    content:Results,  # of such a file
+) -> list[Row]:
+    "All its rows, each with the name of its list."
+    return [{'list': key, **row} for key, rows in plain_rows(content).items() for row in rows]
 
 def one_picture(
     name:str,                                  # of the file, without .png
@@ -802,11 +813,13 @@ def one_picture(
     return plot_it
 
 KINDS: dict[str, Kind] = {
-    'study': Kind(read_results, table, plot),
-    'words': Kind(lambda path: load_words(path)[0], words_table, one_picture('words', words_picture)),
+    'study': Kind(read_results, table, study_rows, plot),
+    'words': Kind(lambda path: load_words(path)[0], words_table, words_rows,
+                  one_picture('words', words_picture)),
     'memory': Kind(lambda path: load_memory(path)[0], memory_table,
+                   lambda results: [flat(run) for run in results['runs']],
                    one_picture('memory', memory_picture)),
-    'rows': Kind(read_plain, plain_tables, None)}
+    'rows': Kind(read_plain, plain_tables, rows_of_lists, None)}
 
 def read_any(
     path:Path,  # a results file, or the folder of a run
@@ -831,13 +844,19 @@ def found_results(
         found.append((path, *read_any(path)))
     return found
 
+def labels_of(
+    found:Sequence[tuple[Path, str, Results]],  # of `found_results`
+) -> dict[str, tuple[str, Results]]:
+    "Label → kind and results; the label is the file's name, or its path if two share it."
+    names = [path.stem for path, _, _ in found]
+    return {str(path) if names.count(path.stem) > 1 else path.stem: (kind, results)
+            for path, kind, results in found}
+
 def studies_of(
     found:Sequence[tuple[Path, str, Results]],  # of `found_results`
 ) -> dict[str, Results]:
-    "Label → results, of the studies among them; the label is the file's name, or its path if two share it."
-    studies = [(path, results) for path, kind, results in found if kind == 'study']
-    names = [path.stem for path, _ in studies]
-    return {str(path) if names.count(path.stem) > 1 else path.stem: results for path, results in studies}
+    "Label → results, of the studies among them."
+    return {label: results for label, (kind, results) in labels_of(found).items() if kind == 'study'}
 
 def table_command(
     args:argparse.Namespace,  # of `deq-irnn table`
@@ -845,11 +864,13 @@ def table_command(
     "Print tables; returns the exit code."
     found = found_results(args)
     studies = studies_of(found)
-    if args.csv or args.against or args.trials:
+    if args.against or args.trials:
         for path, kind, _ in found:
             if kind != 'study':
-                raise ValueError(f'{path} holds no study: --csv, --against and --trials are for those')
-    if args.csv: print(csv_text(studies), end='')
+                raise ValueError(f'{path} holds no study: --against and --trials are for those')
+    if args.csv:
+        tables = {label: KINDS[kind].rows(results) for label, (kind, results) in labels_of(found).items()}
+        print(csv_text(tables), end='')
     elif args.against:
         for label, results in studies.items(): print(f'{label}\n\n{paired_table(results, args.against)}\n')
     elif args.trials:
@@ -913,9 +934,12 @@ def time_command(
 def listing() -> str:
     "Networks, tasks with their options, and presets."
     def about(make: Any) -> str:
-        text = (getattr(make, 'func', make).__doc__ or '').strip().split('\n')[0]
+        "Its first line, with what a variant of another task fixes, without references to the chapter."
+        text = (getattr(make, 'func', make).__doc__ or '').strip().split('\n')[0].split(', @')[0].rstrip('.')
+        fixed = ', '.join(f'{k}={v!r}' for k, v in getattr(make, 'keywords', {}).items())
+        text += f'; {fixed}' if fixed else ''
         options = ', '.join(f'{p.name}={p.default!r}' for p in parameters_of(make).values())
-        return f'{text}\n{"":24} {options or "–"}'
+        return f'{text}\n{"":26} {options or "–"}'
     words = {kind: ', '.join(known) for kind, known in FACTORS.items()}
     parts = {'networks (--models)': {k: find_model(k).about for k in MODELS},
              f'and all products of three words, {"/".join(FACTORS)}, as in mlp/rotation/state': words,
@@ -923,7 +947,7 @@ def listing() -> str:
              'presets (--preset)': {k: p.about for k, p in PRESETS.items()},
              'presets with options of their own (--preset NAME --help)': {
                  k: (c.__doc__ or '').split('\n')[0] for k, c in COMMANDS.items()}}
-    return '\n\n'.join('\n'.join([title, *(f'  {k:22} {text}' for k, text in entries.items())])
+    return '\n\n'.join('\n'.join([title, *(f'  {k:24} {text}' for k, text in entries.items())])
                        for title, entries in parts.items())
 
 # %% ../nbs/15_study.ipynb #05a65373
@@ -952,7 +976,13 @@ def main(
     find_modules_here()
     try: args = parser().parse_args(argv)
     except SystemExit as e: return e.code if isinstance(e.code, int) else 1
-    try: return args.run(args)
+    try:
+        code = args.run(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:                 # as in `deq-irnn table … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141                          # what the shell says of a program that a closed pipe ended
     except (ValueError, ImportError, FileNotFoundError, FileExistsError, PermissionError) as e:
         print(f'{args.parser.format_usage()}{args.parser.prog}: error: {e}', file=sys.stderr)
         return 2

@@ -472,7 +472,7 @@ class IncrementalTransformer(nn.Module):
         padding:Tensor | None=None,  # (B, T), bool, True where there is no token
     ) -> Tensor:                     # alike, h_l
         "One layer."
-        layer = cast(DEQTransformer | ContractiveTransformer, self.layers[l])
+        layer = cast('DEQTransformer | ContractiveTransformer', self.layers[l])
         u, turned = self.injection(l, x, h), self.turn(l, h)
         if self.steps is None: return turned + self.scale*layer(u, padding)
         draw_masks(layer)

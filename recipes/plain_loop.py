@@ -28,7 +28,7 @@ def main(steps=60):
         loss = nn.functional.cross_entropy(net(x), y)
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 1.)     # the states keep their size, the weights' gradients need not
+        nn.utils.clip_grad_norm_(net.parameters(), 1.)     # states keep their size, gradients need not
         optimizer.step()
         losses.append(loss.item())
     print(f'loss {losses[0]:.3f} → {losses[-1]:.3f}; {net.rnn.last[0].solution}')

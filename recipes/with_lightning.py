@@ -14,7 +14,8 @@ class Task(L.LightningModule):
     def training_step(self, rows, index):
         x, y = rows
         loss = nn.functional.cross_entropy(self.net(x), y)
-        self.log_dict({'loss': loss, 'evaluations': float(self.net.rnn.last[0].solution.n_eval)}, prog_bar=True)
+        evaluations = float(self.net.rnn.last[0].solution.n_eval)
+        self.log_dict({'loss': loss, 'evaluations': evaluations}, prog_bar=True)
         self.losses.append(loss.item())
         return loss
 

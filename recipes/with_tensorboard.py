@@ -1,4 +1,4 @@
-"How each solve went, in TensorBoard: evaluations, worst residual, and a histogram of iterations over samples."
+"How each solve went, in TensorBoard: evaluations, worst residual, a histogram of iterations over samples."
 import sys
 import tempfile
 import torch

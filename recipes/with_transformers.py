@@ -25,8 +25,10 @@ class Sequences(Dataset):
 
 def main(batches=40):
     with tempfile.TemporaryDirectory() as folder:
-        options = TrainingArguments(folder, num_train_epochs=1, per_device_train_batch_size=64, learning_rate=1e-2, seed=0, logging_steps=1,
-                                    max_grad_norm=1., report_to=[], save_strategy='no', disable_tqdm=True, lr_scheduler_type='constant')
+        options = TrainingArguments(
+            folder, num_train_epochs=1, per_device_train_batch_size=64, learning_rate=1e-2, max_grad_norm=1.,
+            lr_scheduler_type='constant', seed=0, logging_steps=1, report_to=[], save_strategy='no',
+            disable_tqdm=True)
         torch.manual_seed(0)
         trainer = Trainer(Model(), options, train_dataset=Sequences(64*batches))
         trainer.train()

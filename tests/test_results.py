@@ -1,8 +1,8 @@
 "What a table may claim: scores packed and unpacked, paired intervals, the choice of a learning rate, any results file as rows."
 import math, random, statistics
 import pytest
-from deq_irnn.results import (at_equal_time, best_trial, csv_text, difference, epoch_seconds, packed, paired_table, plain_tables, score_matrix,
-                              student, table, trials_table, unpacked)
+from deq_irnn.results import (at_equal_time, best_trial, csv_text, difference, epoch_seconds, packed, paired_table, plain_tables, plural, score_matrix, student,
+                              study_rows, table, trials_table, unpacked)
 
 def results(**models):
     "Made-up results: name → a list of scores for each seed."
@@ -53,7 +53,7 @@ def test_verdicts():
 
 def test_times_apart_replace_those_of_training():
     made = results(a=[[1, 0]], b=[[0, 0]])
-    assert epoch_seconds(made, 'a') == 2 and 'one of 1 processes' in table(made)
+    assert epoch_seconds(made, 'a') == 2 and 'on one process of 1 thread' in table(made)
     made['times'] = dict(a=dict(epoch=.5), b=dict(epoch=1.))
     assert epoch_seconds(made, 'a') == .5 and 'measured apart' in table(made)
     assert at_equal_time(made) == {'a': [.5]}                                                 # b's only epoch takes longer
@@ -69,8 +69,11 @@ def test_side_by_side_and_for_a_spreadsheet():
     one, two = results(a=[[1, 0]], b=[[0, 0]]), results(b=[[1, 1]], c=[[1, 0]])
     lines = score_matrix({'one': one, 'two': two}).splitlines()
     assert [line.split('|')[1].strip() for line in lines[2:]] == ['a', 'b', 'c'] and '–' in lines[2] and '–' in lines[4]
-    rows = csv_text({'one': one, 'two': two}).splitlines()
+    rows = csv_text({'one': study_rows(one), 'two': study_rows(two)}).splitlines()
     assert len(rows) == 5 and rows[1].startswith('one,x,3,a,0,finished,9,4,0.1,1,accuracy,0.5,2.0')
+    assert csv_text({'a': [dict(x=1)], 'b': [dict(y='1,2')]}).splitlines() == ['file,x,y', 'a,1,', 'b,,"1,2"']
+
+def test_plurals(): assert [plural(1, 'seed'), plural(2, 'seed'), plural(2, 'process'), plural(1, 'process')] == ['1 seed', '2 seeds', '2 processes', '1 process']
 
 def test_rows_of_anything():
     text = plain_tables(dict(what='w', rows=[dict(n=1, t=dict(median=.5, min=0)), dict(n=2, more=dict(x=None))], other=3, runs=[]))

@@ -1,15 +1,15 @@
 "The command line, as a user types it: a tiny run, its folder, wrong options, interruption, resumption."
-import json, os, shutil, signal, subprocess, sys, time
+import csv, json, os, shutil, signal, subprocess, sys, time
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
+import pytest, torch
 from torch import nn
 
 from conftest import hearing
 from deq_irnn.results import palette, read_results
 from deq_irnn.runs import write_json
-from deq_irnn.study import MODELS, Model, Plan, main, plot, run_one, study, table
+from deq_irnn.study import MODELS, Model, Plan, main, parser, plot, run_one, study, table
 from deq_irnn.tasks import TASKS, AddingProblem
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -324,7 +324,37 @@ def test_differences_trials_and_values_for_a_spreadsheet(here, chosen):
     assert unknown.returncode == 2 and "'lstm'" in unknown.stderr
     assert 'chosen' in here('table', folder, '--trials').stdout
     lines = here('table', folder, ROOT/'results/digits.json', '--csv').stdout.splitlines()
-    assert lines[0].startswith('study,task') and len(lines) == 1 + sum(len(read_results(p)['runs']) for p in (folder, ROOT/'results/digits.json'))
+    assert lines[0].startswith('file,task') and len(lines) == 1 + sum(len(read_results(p)['runs']) for p in (folder, ROOT/'results/digits.json'))
+
+def test_a_spreadsheet_of_any_results_and_of_several(capsys):
+    for files in ([p] for p in sorted((ROOT/'results').glob('*.json'))):
+        assert main(['table', *map(str, files), '--csv']) == 0
+        head, *rows = csv.reader(capsys.readouterr().out.splitlines())
+        assert head[0] == 'file' and rows and all(len(row) == len(head) and row[0] == files[0].stem for row in rows)
+    assert main(['table', str(ROOT/'results/words.json'), str(ROOT/'results/digits.json'), '--csv']) == 0
+    head, *rows = csv.reader(capsys.readouterr().out.splitlines())
+    words = [dict(zip(head, row)) for row in rows if row[0] == 'words']
+    far = next(r for r in words if (r['task'], r['model'], r['seed'], r['length']) == ('a5', 'householder-5', '0', '10000'))
+    assert far['accuracy'] == '1.0' and far['trained'] == '32' and {row[0] for row in rows} == {'words', 'digits'}
+
+def test_a_closed_pipe_is_no_error():
+    files = ' '.join(str(ROOT/f'results/{name}.json') for name in ('words', 'scan', 'words', 'digits'))
+    done = subprocess.run(f'{sys.executable} -m deq_irnn.study table {files} | head -1', shell=True, capture_output=True, text=True, timeout=120)
+    assert done.stdout.count('\n') == 1 and 'BrokenPipe' not in done.stderr and 'Traceback' not in done.stderr
+
+def test_the_list_can_be_read(capsys):
+    assert main(['study', '--list']) == 0
+    text = capsys.readouterr().out
+    assert '@' not in text and 'permuted=True' in text and max(map(len, text.splitlines())) < 150
+    with pytest.raises(SystemExit): parser().parse_args(['study', '--preset', 'nothing'])
+    assert 'choose from' in capsys.readouterr().err
+
+def test_a_model_that_cannot_be_made_is_named(tmp_path, monkeypatch, capsys):
+    class Wants(torch.nn.Module):
+        def __init__(self, input_size, hidden_size): super().__init__(); self.rnn = torch.nn.GRU(input_size, 'many')
+    monkeypatch.setitem(MODELS, 'wants', Model(lambda F, D, T: Wants(F, D), 'a mistake'))
+    assert main(['study', '--models', 'wants,lstm', '--task', 'adding:length=5', '--out', str(tmp_path), '--no-plots', '--workers', '1']) == 2
+    assert "model 'wants' cannot be made" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 @pytest.mark.parametrize('name', sorted(p.name for p in (ROOT/'results').glob('*.json')))
 def test_every_shipped_results_file_is_read(name, here, tmp_path):

@@ -1,5 +1,5 @@
 "The study of words: automata, what counts by construction, the recipe, resumption, the command."
-import json, math, os, subprocess, sys
+import json, math, os, shutil, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +10,9 @@ from torch import nn
 
 from deq_irnn.isometry import Householder, InputRotation, Orthogonal
 from deq_irnn.words import (AUTOMATA, HELD_OUT, NETWORKS, Automaton, Network, Recipe, TokenOrthogonal, WordsPlan, at_the_end, build,
-                            carries, count, cyclic, even_pairs, find_automaton, find_network, flip_flop, group, in_a_line, load_words,
-                            modular_arithmetic, quarter_octaves, right_answers, span, symmetric, train, width_for, words_jobs,
-                            words_main, words_picture, words_results, words_study, words_table)
+                            carries, carries_at_rest, count, cyclic, even_pairs, find_automaton, find_network, flip_flop, group, in_a_line, load_words,
+                            memories, modular_arithmetic, quarter_octaves, right_answers, span, symmetric, train, width_for, words_jobs,
+                            words_estimate, words_main, words_picture, words_results, words_study, words_table)
 
 def seeded(n=0): return torch.Generator().manual_seed(n)
 
@@ -196,12 +196,57 @@ def test_a_study_goes_on_where_it_was(tmp_path):
     file = tmp_path/'a/runs/s3.lstm.1.json'
     old = json.loads(file.read_text())
     file.unlink()
+    kept = json.loads((tmp_path/'a/results.json').read_text())
+    (tmp_path/'a/results.json').write_text(json.dumps({**kept, 'runs': kept['runs'][:-1]}))
     assert [str(j.file) for j in words_jobs(TINY, tmp_path/'a')] == [str(file)]
     words_study(TINY, tmp_path/'a', progress=False)
     new = json.loads(file.read_text())
     assert {**new, 'seconds': 0} == {**old, 'seconds': 0} and load_words(tmp_path/'a')[1] == TINY
     assert words_table(results).count('\n| ') == 4 and words_picture(results, tmp_path/'p.png') and (tmp_path/'p.png').exists()
     assert 'seed 1' in in_a_line(new) and 'learning rate' in in_a_line(results['rates'][0])
+
+def test_what_lost_its_files_goes_on_from_results(tmp_path, capsys):
+    command('--tasks', 'parity', '--models', 'rotation', '--steps', 3, '--lr', '1e-2,3e-2', '--seeds', 2, '--workers', 1, '--no-plots',
+            '--out', tmp_path)
+    before = load_words(tmp_path/'words')[0]
+    shutil.rmtree(tmp_path/'words/runs')
+    assert command('--resume', '--out', tmp_path, '--workers', 1, '--no-plots', '--seeds', 3) == 0
+    after = load_words(tmp_path/'words')[0]
+    assert '1 runs to do' in capsys.readouterr().err and after['rates'] == before['rates'] and after['runs'][:2] == before['runs']
+    assert [r['seed'] for r in after['runs']] == [0, 1, 2]
+
+def test_at_rest_the_state_is_put_right_and_the_network_left_as_it_was():
+    torch.manual_seed(0)
+    S3 = symmetric(3)
+    net = build(NETWORKS['householder-5'], S3, 10)
+    train(net, S3, Recipe(steps=300, longest=16))
+    free = carries(net, S3, (16, 4096), 16)
+    found = carries_at_rest(net, S3, 8, 16, (16, 4096), 16)
+    assert set(found) == {'at rest every 8', 'looked up every 8'} and carries(net, S3, (16, 4096), 16) == free
+    assert free['last'][1] < .9 and all(f['last'] == [1, 1] for f in found.values())
+    X, y = memories(net, S3, 16), net.head(memories(net, S3, 16)).argmax(-1)
+    assert X.shape == (6, 10) and torch.equal(y, torch.arange(6))          # the network calls each memory by its name
+
+def test_rest_is_asked_of_orbits_alone_and_has_lines_of_its_own(tmp_path):
+    plan = WordsPlan(('parity',), ('householder-5', 'lstm'), seeds=(0, 3), params=500, recipe=Recipe(steps=4), rates=(1e-2,), lengths=(8, 600),
+                     samples=4, rest=16)
+    results = words_study(plan, tmp_path, progress=False)
+    assert load_words(tmp_path)[1] == plan and [r['seed'] for r in results['runs']] == [0, 3, 0, 3]
+    assert ['at_rest' in r for r in results['runs']] == [True, True, False, False]
+    lines = words_table(results).splitlines()[2:6]
+    assert [line.split('|')[2].strip() for line in lines] == ['householder-5', 'householder-5, at rest every 16',
+                                                             'householder-5, looked up every 16', 'lstm']
+    labels = [text.get_text() for text in words_picture(results).legends[0].get_texts()]
+    assert len(labels) == 4
+    old = {**results, 'plan': {k: v for k, v in results['plan'].items() if k != 'rest'}}      # as files before `rest` are
+    (tmp_path/'old.json').write_text(json.dumps({**old, 'runs': [{k: v for k, v in r.items() if k != 'at_rest'} for r in old['runs']]}))
+    read, asked = load_words(tmp_path/'old.json')
+    assert asked == replace(plan, rest=None) and words_table(read).count('\n| ') == 2 and words_picture(read)
+
+def test_an_estimate_grows_with_what_is_to_be_done(tmp_path):
+    plan = replace(TINY, models=('rotation',), tasks=('parity',), rates=(1e-2,))
+    few, many = (words_jobs(replace(plan, seeds=1, recipe=Recipe(steps=n)), tmp_path) for n in (100, 10_000))
+    assert 10 < words_estimate(many)/words_estimate(few) < 1000 and words_estimate([]) == 0
 
 def test_two_workers_find_the_same(tmp_path):
     plan = replace(TINY, models=('rotation',), tasks=('parity',))
@@ -228,7 +273,7 @@ def test_command(tmp_path, capsys):
     assert len(load_words(tmp_path/'words')[0]['runs']) == 2 and HELD_OUT not in range(2)
     assert command('--resume', '--out', tmp_path, '--steps', 5) == 2 and 'recipe' in capsys.readouterr().err
     assert command('--list') == 0 and 'flip_flop' in capsys.readouterr().out
-    for wrong in (['--tasks', 'nope'], ['--models', 'nope'], ['--seeds', 0], ['--label-smoothing', 3], ['--models', ',']):
+    for wrong in (['--tasks', 'nope'], ['--models', 'nope'], ['--seeds', 0], ['--lengths', '8,0'], ['--rest', 0], ['--lr', '1e-2,'], ['--label-smoothing', 3], ['--models', ',']):
         assert command(*wrong, '--out', tmp_path) == 2
     assert command('--name', 'words', '--out', tmp_path) == 2 and '--resume' in capsys.readouterr().err
 
