@@ -466,7 +466,7 @@ def _refuse_forward_mode(*tensors):
     if any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
         raise RuntimeError('EquilibriumRNN serves no torch.autograd.forward_ad: use torch.func.jvp')
 
-# %% ../nbs/10_equilibrium_rnn.ipynb #c546e5a3
+# %% ../nbs/10_equilibrium_rnn.ipynb #5aa8fcc6
 class AttractorCell(nn.Module):
     """A state at rest among memories (chapter 09) as a cell: h_t = A((1 − w) h_t + w R(x_t) h_{t−1}).
 

@@ -7,7 +7,8 @@ __all__ = ['RESETS', 'RESETTERS', 'COPIERS', 'Results', 'Tracker', 'Noise', 'Noi
            'saturating_counter', 'shift', 'on_a_line', 'small_lstm', 'k_means', 'learned_memories', 'sources',
            'CopyTask', 'SlotReadout', 'slots_apart', 'copying_lstm', 'with_readout', 'slot_memories', 'MemoryPlan',
            'MemoryJob', 'do_memory_job', 'memory_jobs', 'memory_results', 'load_memory', 'memory_study', 'in_a_line',
-           'memory_table', 'memory_picture', 'add_memory_options', 'memory_plan', 'memory_command', 'memory_main']
+           'of_kind', 'over_seeds', 'groups_table', 'sources_table', 'copy_table', 'resets_table', 'memory_table',
+           'memory_picture', 'add_memory_options', 'memory_plan', 'memory_command', 'memory_main']
 
 # %% ../nbs/47_memory_study.ipynb #c678aadb
 import argparse, importlib, math, os, platform, shutil, statistics, sys, time
@@ -228,7 +229,7 @@ def small_lstm(
 RESETTERS: dict[str, Callable[[Automaton], TokenClassifier]] = {
     'at rest': on_a_line, 'free': partial(on_a_line, rest=False), 'lstm': small_lstm}
 
-# %% ../nbs/47_memory_study.ipynb #2c43315c
+# %% ../nbs/47_memory_study.ipynb #018fac54
 def k_means(
     h:Tensor,         # (n, D), states
     k:int,            # how many memories
@@ -302,7 +303,7 @@ def sources(
         return [len(X), pure, tracker.accuracy(length, rest, samples, seed)]
     return {name: worth(X) for name, X in found.items()}
 
-# %% ../nbs/47_memory_study.ipynb #d9272690
+# %% ../nbs/47_memory_study.ipynb #0110cfc9
 @dataclass(frozen=True)
 class CopyTask:
     "Write a symbol into one slot after the other, then keep them all while blanks are read."
@@ -423,8 +424,8 @@ class MemoryPlan:
         for name in ('recipe', 'reset_recipe', 'copy_recipe'):
             value = getattr(self, name)
             if isinstance(value, dict): object.__setattr__(self, name, Recipe(**value))
-        for name in ('seeds', 'shorter_seeds', 'other_steps', 'longest', 'controls', 'noisy', 'samples', 'delay'):
-            check_positive(name, getattr(self, name), integer=True)
+        numbers = 'seeds', 'shorter_seeds', 'other_steps', 'longest', 'controls', 'noisy', 'samples', 'delay'
+        for name in numbers: check_positive(name, getattr(self, name), integer=True)
         for n in self.every: check_positive('every', n, integer=True)
         for n in self.shorter: check_positive('shorter', n, integer=True)
         for value in (*self.noise, *self.misread): check_positive('noise', value)
@@ -704,60 +705,124 @@ def in_a_line(
     return (f'{row["task"]} {row["model"]} seed {row["seed"]}: {row["status"]} at {row["length"]}, '
             f'{row["seconds"]:.0f} s; free {far}' + (f'; at rest {rest}' if rest else ''))
 
-# %% ../nbs/47_memory_study.ipynb #cf57d9d6
-def memory_table(
+# %% ../nbs/47_memory_study.ipynb #84df8e70
+def of_kind(
+    results:Results,  # of a study of memory
+    kind:str,         # 'carry', 'copy' or 'reset'
+) -> list[list[dict[str, Any]]]:
+    "Its runs of a kind, the seeds of one task, network and training together."
+    def key(r:dict[str, Any]) -> tuple[Any, ...]: return r['task'], r['model'], r.get('trained')
+    rows = [r for r in results['runs'] if r['kind'] == kind]
+    return [[r for r in rows if key(r) == k] for k in dict.fromkeys(map(key, rows))]
+
+def over_seeds(
+    rows:Sequence[dict[str, Any]],        # runs
+    get:Callable[[dict[str, Any]], Any],  # a number of one, or None
+) -> str:
+    "From the worst to the best."
+    return span([v for v in map(get, rows) if v is not None])
+
+def groups_table(
     results:Results,  # of a study of memory
 ) -> str:
-    "The results in Markdown: groups, free and at rest, worst to best of the seeds that learned; resets."
-    longest = results['plan']['longest']
-    every = results['plan']['every']
-    def pairs(kind:str) -> list[list[dict[str, Any]]]:
-        rows = [r for r in results['runs'] if r['kind'] == kind]
-        keys = dict.fromkeys((r['task'], r['model']) for r in rows)
-        return [[r for r in rows if (r['task'], r['model']) == key] for key in keys]
-    def of(rows:list[dict[str, Any]], get:Callable[[dict[str, Any]], Any]) -> str:
-        values = [get(r) for r in rows]
-        return span([v for v in values if v is not None])
+    "Groups in Markdown, free and at rest, worst to best of the seeds that learned."
+    longest, every = results['plan']['longest'], results['plan']['every']
+    lengths = [*(n for n in (32, 512, 10_000) if n < longest), longest]
     lines = []
-    for rows in pairs('carry'):
+    for rows in of_kind(results, 'carry'):
         good = [r for r in rows if r['learned']]
         shown = good or rows
         halves = [r['half'] or math.inf for r in good]
         far = statistics.median_low(halves) if halves else math.nan
         safe = [r['safe'] for r in good if 'safe' in r]
         first = rows[0]
-        lines.append([first['task'], first['model'], f'{first["parameters"]}',
-                      f'{len(good)} of {len(rows)}',
-                      *(of(shown, lambda r, n=n: r['free'].get(str(n))) for n in (32, 512, 10_000, longest)),
-                      '–' if math.isnan(far) else f'> {longest}' if far == math.inf else f'{far:g}',
-                      *(of(good, lambda r, e=e: r.get('rest', {}).get(str(e), [0, None])[1]) for e in every),
-                      f'{min(safe)}–{max(safe)}' if safe else '–'])
-    head = ['task', 'network', 'parameters', 'learned', *(f'free {n}' for n in (32, 512, 10_000, longest)),
-            'T½', *(f'rest/{e}' for e in every), 'safe']
-    trained = results['plan']['recipe']['longest']
-    text = ('Accuracy in the last eighth, worst to best of the seeds that learned words of '
-            f'{trained} letters (of all, where none did). rest/n: at rest after every n steps, at '
-            f'T = {longest} for n ≥ 16, at T = 1024 n below; safe: the greatest n for which every word of '
-            'every length is proved to come out right, worst to best.')
-    found = f'{markdown_table(head, lines)}\n\n{text}'
+        lines.append([
+            first['task'], first['model'], f'{first["parameters"]}', f'{first["trained"]}',
+            f'{len(good)} of {len(rows)}',
+            *(over_seeds(shown, lambda r, n=n: r['free'].get(str(n))) for n in lengths),
+            '–' if math.isnan(far) else f'> {longest}' if far == math.inf else f'{far:g}',
+            *(over_seeds(good, lambda r, e=e: r.get('rest', {}).get(str(e), [0, None])[1]) for e in every),
+            f'{min(safe)}–{max(safe)}' if safe else '–',
+            over_seeds(shown, lambda r: r.get('looked_up'))])
+    head = ['task', 'network', 'parameters', 'trained', 'learned', *(f'free {n}' for n in lengths), 'T½',
+            *(f'rest/{e}' for e in every), 'safe', 'looked up']
+    text = ('Accuracy in the last eighth, worst to best of the seeds that learned words of the length '
+            'they were trained on (of all, where none did). T½: median length at which it has fallen '
+            f'half way to chance. rest/n: at rest after every n steps, at T = {longest} for n ≥ 16, at '
+            '1024 n below. safe: the greatest n for which every word of every length is proved to come out '
+            'right. looked up: an LSTM whose state is replaced, after each letter, by the nearest mean state '
+            f'of an answer, at T = {results["plan"]["controls"]}.')
+    return f'{markdown_table(head, lines)}\n\n{text}'
+
+def sources_table(
+    results:Results,  # of a study of memory
+) -> str:
+    "What memories are worth, by where they come from."
     lines = []
-    for rows in pairs('reset'):
+    for rows in of_kind(results, 'carry'):
+        told = [r['sources'] for r in rows if 'sources' in r]
+        for name in told[0] if told else ():
+            number = [int(t[name][0]) for t in told]
+            worked = sum(t[name][2] > .99 for t in told)
+            lines.append([rows[0]['task'], name, f'{min(number)}–{max(number)}', *(
+                over_seeds(told, lambda t, k=k: t[name][k]) for k in (1, 2)), f'{worked} of {len(told)}'])
+    if not lines: return ''
+    length = results['plan']['controls']
+    text = (f'Memories from the states after short words, at rest every 16 steps, T = {length}. '
+            'pure: the share of states that have the answer of most states at their memory; the last column '
+            'counts the networks with an accuracy above 0.99.')
+    head = ['task', 'memories from', 'how many', 'pure', 'accuracy', 'worked']
+    return f'{markdown_table(head, lines)}\n\n{text}'
+
+def copy_table(
+    results:Results,  # of a study of memory
+) -> str:
+    "Copy memory, free and at rest."
+    lines = []
+    every, delay = results['plan']['every'], results['plan'].get('delay')
+    pairs = of_kind(results, 'copy')
+    for rows in pairs:
+        good = [r for r in rows if r['learned']]
         first = rows[0]
-        lines.append([first['task'], first['model'], f'{first["parameters"]}',
-                      f'{first["lr"]:g}', f'{len(rows)}',
-                      *(of(rows, lambda r, n=n: r['free'][n]) for n in first['free'])])
-    if lines:
-        lengths = next(r['free'] for r in results['runs'] if r['kind'] == 'reset')
-        head = ['resets', 'network', 'parameters', 'lr', 'seeds', *lengths]
-        found += f'\n\n{markdown_table(head, lines)}\n\nAccuracy in the last eighth, worst to best seed.'
-    return found
+        lines.append([
+            first['model'], f'{first["parameters"]}', f'{first["lr"]:g}', f'{len(good)} of {len(rows)}',
+            *(over_seeds(good, lambda r, n=n: r['free'][n]) for n in first['free']),
+            *(over_seeds(good, lambda r, e=e: r.get('rest', {}).get(str(e), [0, None])[1]) for e in every)])
+    if not lines: return ''
+    head = ['copy', 'parameters', 'lr', 'learned', *(f'free, {n} blanks' for n in pairs[0][0]['free']),
+            *(f'rest/{e}' for e in every)]
+    text = ('Share of symbols that are right, worst to best seed of those that learned; '
+            f'rest/n: after {delay} blanks.')
+    return f'{markdown_table(head, lines)}\n\n{text}'
+
+def resets_table(
+    results:Results,  # of a study of memory
+) -> str:
+    "Automata that forget."
+    lines = []
+    pairs = of_kind(results, 'reset')
+    for rows in pairs:
+        first = rows[0]
+        facts = first['task'], first['model'], f'{first["parameters"]}', f'{first["lr"]:g}', f'{len(rows)}'
+        lines.append([*facts, *(over_seeds(rows, lambda r, n=n: r['free'][n]) for n in first['free'])])
+    if not lines: return ''
+    head = ['resets', 'network', 'parameters', 'lr', 'seeds', *pairs[0][0]['free']]
+    return f'{markdown_table(head, lines)}\n\nAccuracy in the last eighth, worst to best of all seeds.'
+
+def memory_table(
+    results:Results,  # of a study of memory
+) -> str:
+    "The results in Markdown: groups, where memories come from, copy, resets."
+    tables = groups_table(results), sources_table(results), copy_table(results), resets_table(results)
+    return '\n\n'.join(table for table in tables if table)
 
 def memory_picture(
     results:Results,                 # of a study of memory
     path:str|os.PathLike|None=None,  # a .png to write; None: do not
 ) -> Any:                            # matplotlib's figure
     "Accuracy against length, free as in `words_picture`; at rest, a star at the length that was asked."
-    learned = [r for r in results['runs'] if r['kind'] == 'carry' and 'curve' in r]
+    trained = results['plan']['recipe']['longest']
+    learned = [r for r in results['runs'] if r.get('trained') == trained and 'curve' in r]
     figure = words_picture({**results, 'runs': learned})
     tasks = dict.fromkeys(r['task'] for r in learned)
     for ax, task in zip(figure.axes, tasks):
