@@ -24,8 +24,8 @@ from .root_irnn import (GATES, INJECTIONS, MLP, RECURRENCES, ContractiveRecurren
     StateGate, Tanh)
 from .memory import (Attractors, Basins, Lookup, Modes, ParityChecks, answer_means, basins, class_means,
     forecast, modes, safe_interval, sharpness, transition_errors)
-from .equilibrium_rnn import (DiagonalGRUCell, DiagonalLSTMCell, EquilibriumGRUCell, EquilibriumRNN,
-    Explicit, IncrementalCell, TanhCell, lyapunov)
+from .equilibrium_rnn import (AttractorCell, DiagonalGRUCell, DiagonalLSTMCell, EquilibriumGRUCell,
+    EquilibriumRNN, Explicit, IncrementalCell, TanhCell, lyapunov)
 # depth
 from .resnet import IncrementalResNet, composed, depth_jacobian, rest_points
 from .transformer import (CharLM, ContractiveTransformer, DEQTransformer, EquilibriumBlock, IncrementalTransformer,
@@ -34,7 +34,7 @@ from .transformer import (CharLM, ContractiveTransformer, DEQTransformer, Equili
 from .deploy import FREEZERS, Stepwise, frozen, measure
 
 __all__ = [
-    'ACTIVATIONS', 'Activation', 'Anderson', 'Attractors', 'Basins', 'Broyden', 'CharLM',
+    'ACTIVATIONS', 'Activation', 'Anderson', 'AttractorCell', 'Attractors', 'Basins', 'Broyden', 'CharLM',
     'Contractive', 'ContractiveRecurrence', 'ContractiveTransformer', 'ConvergenceError',
     'ConvergenceWarning', 'DEQ', 'DEQTransformer', 'DiagonalGRUCell', 'DiagonalLSTMCell',
     'Equilibrium', 'EquilibriumBlock', 'EquilibriumGRUCell', 'EquilibriumRNN', 'Explicit',

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['JACOBIANS', 'Explicit', 'BaseCell', 'ContractiveCell', 'IncrementalCell', 'TanhCell', 'EquilibriumGRUCell',
-           'DiagonalGRUCell', 'DiagonalLSTMCell', 'differentiable_steps', 'solve_steps', 'EquilibriumRNN', 'lyapunov']
+           'DiagonalGRUCell', 'DiagonalLSTMCell', 'differentiable_steps', 'solve_steps', 'EquilibriumRNN',
+           'AttractorCell', 'lyapunov']
 
 # %% ../nbs/10_equilibrium_rnn.ipynb #47950fd2
 import warnings
@@ -20,9 +21,11 @@ from torch.utils._pytree import tree_map
 # %% ../nbs/10_equilibrium_rnn.ipynb #a0e724c0
 from .derivatives import transformed
 from .fixed_point import (
-    ConvergenceWarning, Solution, SolvingModule, Status, check_choice, check_positive, report)
+    ConvergenceWarning, Solution, SolvingModule, Status, check_choice, check_number, check_positive, report)
 from .implicit import equilibrium
+from .isometry import Transition
 from .loop import Solver, cache_aside, eager
+from .memory import Attractors
 from .sequence_newton import (
     Cell, Linearised, Step, attach_gradient, check_claims, diagonal_jacobian, full_jacobian,
     growth_rate, has_hooks, newton_over_time, no_jacobian, unit_jacobian)
@@ -462,6 +465,56 @@ def _in_time(step, h):
 def _refuse_forward_mode(*tensors):
     if any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
         raise RuntimeError('EquilibriumRNN serves no torch.autograd.forward_ad: use torch.func.jvp')
+
+# %% ../nbs/10_equilibrium_rnn.ipynb #5aa8fcc6
+class AttractorCell(nn.Module):
+    """A state at rest among memories (chapter 09) as a cell: h_t = A((1 − w) h_t + w R(x_t) h_{t−1}).
+
+    A is one evaluation of `rest`, R its transition. Where R takes a memory no farther than `reach()`
+    from a memory, the equilibrium is the one near it, from any start."""
+    explicit = False
+
+    def __init__(self,
+        rest:Attractors,         # the memories, and β
+        transition:Transition,   # R of chapter 07
+        weight:float=.9,         # w, of the turned state beside the new one; 1: a single softmax step
+    ):
+        super().__init__()
+        if not isinstance(rest, Attractors):
+            raise TypeError(f'rest must be Attractors; got {type(rest).__name__}')
+        if not isinstance(transition, Transition):
+            raise TypeError(f'transition must be a Transition; got {type(transition).__name__}')
+        blocks, _, block = rest.memories.shape
+        if blocks*block != transition.hidden_size:
+            raise ValueError('rest and transition must have the same units; '
+                             f'got {blocks*block} and {transition.hidden_size}')
+        check_number('weight', weight, 1e-3, 1)
+        self.rest, self.transition, self.weight = rest, transition, weight
+
+    def forward(self,
+        x:Tensor,       # (B, N)
+        h:Tensor,       # (B, D)
+        before:Tensor,  # (B, D)
+    ) -> Tensor:        # (B, D)
+        "One evaluation of the right-hand side."
+        turned = self.transition.apply_summary(self.transition.summary(x[None]), before)
+        return self.rest.step(torch.lerp(h, turned, self.weight))
+
+    def initial_state(self,
+        batch:int,
+        like:Tensor,       # whose device and type are taken
+    ) -> Tensor:           # (batch, D)
+        "The first memory."
+        return self.rest.memories[:, 0].T.flatten().to(like).expand(batch, -1)
+
+    @torch.no_grad()
+    def reach(self) -> Tensor:  # (K,), of each block; not positive: nothing is guaranteed
+        "How far from a memory R(x) h may be, if that memory's equilibrium is to be the only one."
+        X = self.rest.memories
+        apart = torch.cdist(X, X).amax((1, 2))
+        return (self.rest.basins().outer.amin(1) - (1 - self.weight)*apart)/self.weight
+
+    def extra_repr(self) -> str: return f'weight={self.weight:g}'
 
 # %% ../nbs/10_equilibrium_rnn.ipynb #d5b1d825
 def lyapunov(

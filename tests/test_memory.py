@@ -9,15 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from deq_irnn.isometry import Transition, orthogonal_scan
+from deq_irnn.equilibrium_rnn import AttractorCell, EquilibriumRNN
+from deq_irnn.isometry import InputRotation, Transition, orthogonal_scan
 from deq_irnn.memory import (Attractors, Lookup, ParityChecks, answer_means, basins, class_means, distances, forecast, modes, pull,
                              safe_interval, scale, sharpness, transition_errors)
-from deq_irnn.memory_study import (MemoryPlan, Tracker, in_a_line, load_memory, memory_jobs, memory_main, memory_study, memory_table,
-                                   misread, on_a_line, saturating_counter)
+from deq_irnn.memory_study import (CopyTask, MemoryPlan, Tracker, copying_lstm, in_a_line, k_means, load_memory, lstm_looked_up, memory_jobs,
+                                   memory_main, memory_study, memory_table, misread, on_a_line, saturating_counter, slot_memories, slots_apart)
 from deq_irnn.root_irnn import IsometricRNN, Rest, RootIRNN
 from deq_irnn.scan import affine_scan
 from deq_irnn.time_parallel import time_parallel
-from deq_irnn.words import NETWORKS, Automaton, Recipe, build, cyclic, flip_flop, symmetric
+from deq_irnn.words import NETWORKS, Automaton, Recipe, build, cyclic, flip_flop, right_answers, symmetric, train
 
 def seeded(n=0): return torch.Generator().manual_seed(n)
 def sphere(n, d, seed=0): return F.normalize(torch.randn(n, d, generator=seeded(seed), dtype=torch.float64), dim=1)
@@ -140,6 +141,67 @@ def test_a_rest_of_another_shape_is_refused():
         def forward(self, h): return h[:, :2]
     with pytest.raises(RuntimeError, match='Short'): IsometricRNN(3, 4, rest=Short())(torch.zeros(3, 1, 3))
     with pytest.raises(NotImplementedError, match='forward'): IsometricRNN(3, 4, rest=Rest())(torch.zeros(3, 1, 3))
+
+# ---- as a cell
+
+def counters(K=2, n=5, off=.02, weight=.9):
+    "K counters modulo n, a block of two units for each; letter i·n + k adds k to counter i, by an angle that is a little too large."
+    turn = InputRotation(K*n, 2*K, dtype=torch.float64)
+    digit, which = torch.arange(K*n) % n, torch.arange(K*n)//n
+    with torch.no_grad():
+        turn.log_angle.fill_(-30)
+        turn.weight_angle.copy_((digit*2*math.pi/n + off)*(which == torch.arange(K)[:, None]))
+    angle = torch.arange(n).double()*2*math.pi/n
+    X = torch.stack((angle.cos(), angle.sin()), 1).expand(K, n, 2)
+    return AttractorCell(Attractors(X, learn=True, tol=1e-12), turn, weight)
+
+def letters(T, B, N=10): return F.one_hot(torch.randint(N, (T, B), generator=seeded()), N).double()
+
+def test_the_cell_counts_and_streams():
+    cell, x = counters(), letters(300, 4)
+    rnn = EquilibriumRNN(cell, tol=1e-10)
+    out, h_n = rnn(x)
+    added = torch.stack([(x*(torch.arange(10)//5 == k)).mul(torch.arange(10) % 5).sum((0, 2)) for k in (0, 1)], 1)
+    assert torch.equal(cell.rest.nearest(h_n.detach()), added.long() % 5) and rnn.solution.converged.all()
+    first, h = rnn(x[:120])
+    torch.testing.assert_close(torch.cat((first, rnn(x[120:], h)[0])), out)
+    layer = IsometricRNN(10, 4, injection=None, transition=lambda N, D: cell.transition, rest=cell.rest, dtype=torch.float64)
+    start = cell.initial_state(4, x)[None]
+    assert torch.equal(cell.rest.nearest(layer(x, start)[1][0].detach()), added.long() % 5)
+
+@pytest.mark.parametrize('mode', ['sequential', 'parallel'])
+def test_the_cells_gradient_is_that_of_the_loop(mode):
+    cell, x = counters(), letters(8, 2).requires_grad_()
+    h_0 = (cell.initial_state(2, x) + .1*torch.randn(2, 4, generator=seeded(), dtype=torch.float64)).detach().requires_grad_()
+    wanted = x, h_0, cell.rest.memories, cell.transition.weight_angle
+    h, states = h_0, []
+    for x_t in x:
+        before = h
+        for _ in range(60): h = cell(x_t, h, before)
+        states.append(h)
+    weights = torch.randn(8, 2, 4, generator=seeded(1), dtype=torch.float64)
+    right = torch.autograd.grad((torch.stack(states)*weights).sum(), wanted)
+    found = torch.autograd.grad((EquilibriumRNN(cell, mode, tol=1e-13)(x, h_0)[0]*weights).sum(), wanted)
+    for a, b in zip(found, right): torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+def test_within_reach_there_is_one_equilibrium_from_any_start():
+    cell = counters(off=.1)
+    assert (cell.reach() > 2*math.sin(.1/2)).all() and (counters(weight=.5).reach() < 0).all()
+    x, X = letters(1, 50)[0], cell.rest.memories.detach()
+    before = X[torch.arange(2)[:, None], torch.randint(5, (2, 50), generator=seeded())].permute(1, 2, 0).flatten(1)
+    ends = []
+    for seed in range(4):                                        # starts: random points of the memories' hull
+        shares = torch.rand(2, 50, 5, generator=seeded(seed), dtype=torch.float64).pow(4)
+        z = (shares/shares.sum(-1, keepdim=True) @ X).permute(1, 2, 0).flatten(1)
+        for _ in range(100): z = cell(x, z, before)
+        ends.append(z)
+    for z in ends: torch.testing.assert_close(z, ends[0])
+
+def test_a_wrong_cell_is_refused():
+    turn, rest = InputRotation(3, 4), Attractors(torch.eye(4))
+    for wrong, error, word in ((dict(rest=turn), TypeError, 'rest'), (dict(transition=rest), TypeError, 'transition'),
+                               (dict(transition=InputRotation(3, 6)), ValueError, 'units'), (dict(weight=0), ValueError, 'weight')):
+        with pytest.raises(error, match=word): AttractorCell(**{'rest': rest, 'transition': turn, **wrong})
 
 # ---- gradients
 
@@ -273,14 +335,18 @@ def test_a_shift_and_a_rest_forget(automaton, shifts):
 
 # ---- the study
 
-TINY = MemoryPlan(('parity',), ('householder-5', 'lstm'), ('flip_flop',), seeds=1, recipe=Recipe(steps=300, longest=16),
-                  reset_recipe=Recipe(steps=4, longest=4, label_smoothing=0.), rates=(3e-2,), longest=300, every=(1, 16), controls=64,
+TINY = MemoryPlan(('parity',), ('householder-5', 'lstm'), ('flip_flop',), seeds=1, recipe=Recipe(steps=300, longest=16), other_steps=300,
+                  shorter=(8,), shorter_seeds=1, reset_recipe=Recipe(steps=4, longest=4, label_smoothing=0.),
+                  copy_recipe=Recipe(steps=2, shortest=12, longest=12), delay=40, rates=(3e-2,), longest=300, every=(1, 16), controls=64,
                   noisy=32, noise=(.3,), misread=(.03,), samples=4)
 
 def test_a_study_goes_on_where_it_was(tmp_path):
     results = memory_study(TINY, tmp_path/'a', progress=False)
-    assert len(results['runs']) == 5 and not memory_jobs(TINY, tmp_path/'a')
-    row = next(r for r in results['runs'] if r['model'] == 'householder-5')
+    assert len(results['runs']) == 8 and not memory_jobs(TINY, tmp_path/'a')
+    row, shorter = (next(r for r in results['runs'] if (r['task'], r['model'], r.get('trained')) == ('parity', 'householder-5', n))
+                    for n in (16, 8))
+    assert shorter['rest']['16'] == [300, 1] and 'foretold' in shorter and 'noise' not in shorter
+    assert all(len(worth) == 3 for worth in row['sources'].values())
     assert row['learned'] and row['automaton'] and row['rest']['16'] == [300, 1] and row['safe'] >= 1
     (tmp_path/'a/runs/parity.householder-5.0.json').unlink()
     again = memory_study(TINY, tmp_path/'a', progress=False)                 # the network is not trained again
@@ -290,11 +356,11 @@ def test_a_study_goes_on_where_it_was(tmp_path):
     assert 'seed 0' in in_a_line(row)
 
 def test_command(tmp_path, capsys):
-    few = ['--tasks', 'parity', '--models', 'householder-5', '--resets', '', '--steps', '3', '--longest', '64', '--out', str(tmp_path)]
+    few = ['--tasks', 'parity', '--models', 'householder-5', '--resets', '', '--copiers', '', '--steps', '3', '--longest', '64', '--out', str(tmp_path)]
     assert memory_main([*few, '--seeds', '1', '--save', str(tmp_path/'s.json')]) == 0
     assert '| parity' in capsys.readouterr().out and len(json.loads((tmp_path/'s.json').read_text())['runs']) == 1
     assert memory_main(['--resume', '--out', str(tmp_path), '--steps', '5']) == 2 and 'recipe' in capsys.readouterr().err
-    for wrong in (['--tasks', 'nope'], ['--seeds', '0'], ['--resets', 'nope'], ['--models', 'nope']):
+    for wrong in (['--tasks', 'nope'], ['--seeds', '0'], ['--resets', 'nope'], ['--models', 'nope'], ['--copiers', 'nope']):
         assert memory_main([*wrong, '--out', str(tmp_path)]) == 2
     from deq_irnn.study import main
     assert main(['study', '--preset', 'memory', '--help']) == 0 and '--longest' in capsys.readouterr().out
@@ -305,6 +371,53 @@ def test_reading_through_noise():
     x, _ = cyclic(2).draw(20, 3, seeded())
     torch.testing.assert_close(misread(net, 0.)(x)[0], net(x)[0], atol=1e-5, rtol=1e-5)
     assert (misread(net, .1)(x)[0] - net(x)[0]).abs().max() > 1e-3
+
+# ---- copy
+
+def test_copy_draws_symbols_and_keeps_them():
+    task = CopyTask(3, 4)
+    x, y = task.draw(9, 5, seeded())
+    y = y.view(9, 5, 3)
+    assert task.tokens == 13 and (x[3:] == 12).all()
+    for t in range(9):
+        for slot in range(3):
+            assert (y[t, :, slot] == (x[slot] - 4*slot if t >= slot else 0)).all()
+
+@pytest.mark.parametrize('make, apart', [(slots_apart, True), (copying_lstm, False)])
+def test_each_slot_is_read_from_its_own_block(make, apart):
+    task = CopyTask(3, 4)
+    net = make(task)
+    h = torch.randn(2, 5, net.head.in_features, requires_grad=True)
+    scores = net.head(h).view(2, 5, 3, 4)
+    for slot in range(3):
+        seen = torch.autograd.grad(scores[:, :, slot].sum(), h, retain_graph=True)[0].abs().sum((0, 1)).nonzero().flatten()
+        assert len(seen) == (5 if apart else net.head.in_features) and (not apart or (seen % 3 == slot).all())
+
+def test_copy_is_learned_and_lasts_at_rest():
+    task = CopyTask(3, 4)
+    torch.manual_seed(0)
+    net = slots_apart(task)
+    train(net, task, Recipe(steps=250, lr=3e-2, shortest=5, longest=10), 0)
+    net.rnn.last[0].rest = Attractors(slot_memories(net, task, 10), every=8)
+    assert right_answers(net, task, 2000, 8)[-1].all()
+
+# ---- where memories come from
+
+def test_k_means_of_clear_clusters():
+    X = torch.randn(9, 5, generator=seeded(1))*10
+    h = X[torch.arange(180) % 9] + .01*torch.randn(180, 5, generator=seeded())
+    found = k_means(h, 9, starts=5)
+    assert torch.cdist(X, found).amin(1).max() < .1 and torch.cdist(found, X).amin(1).max() < .1
+    worst, best = (torch.cdist(h, k_means(h, 9, starts)).amin(1).square().sum() for starts in (1, 8))
+    assert best <= worst
+
+def test_an_lstm_that_is_looked_up_answers_as_its_memories_do():
+    torch.manual_seed(0)
+    net = build(NETWORKS['lstm'], cyclic(2), 8)
+    train(net, cyclic(2), Recipe(steps=150, lr=3e-2, longest=8), 0)
+    assert lstm_looked_up(net, cyclic(2), 200) > .99
+    torch.manual_seed(0)
+    assert lstm_looked_up(build(NETWORKS['lstm'], cyclic(2), 8), cyclic(2), 200) < .9
 
 def test_results_of_something_else_are_refused(tmp_path):
     (tmp_path/'x.json').write_text('{"plan": {}}')

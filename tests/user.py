@@ -2,7 +2,7 @@
 import torch
 from torch import Tensor, nn, randn, zeros
 from torch.nn.utils.parametrize import register_parametrization
-from deq_irnn import (DEQ, IRNN, MLP, Activation, Anderson, Attractors, Basins, Broyden, CharLM,
+from deq_irnn import (DEQ, IRNN, MLP, Activation, Anderson, AttractorCell, Attractors, Basins, Broyden, CharLM,
     Contractive, ContractiveRecurrence, ContractiveTransformer, ConvergenceError,
     ConvergenceWarning, DEQTransformer, DiagonalGRUCell, DiagonalLSTMCell, Equilibrium,
     EquilibriumBlock, EquilibriumGRUCell, EquilibriumRNN, Explicit, GradientRule, Implicit,
@@ -70,7 +70,7 @@ for rest in kinds: print(IsometricRNN(8, 16, rest=rest)(series)[0].shape, radius
 found_modes: Modes = modes(memories)
 print(found_modes.which)
 for cell in (TanhCell(8, 16), EquilibriumGRUCell(8, 16), IncrementalCell(8, 16), DiagonalGRUCell(8, 16),
-             DiagonalLSTMCell(8, 16), Explicit(nn.GRUCell(8, 16))):
+             DiagonalLSTMCell(8, 16), Explicit(nn.GRUCell(8, 16)), AttractorCell(Attractors(memories), Rotation(8, 16))):
     rnn = EquilibriumRNN(cell, mode='parallel')
     print(type(cell).__name__, rnn(series)[0][0].shape, rnn.solution)
 
