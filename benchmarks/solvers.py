@@ -65,32 +65,34 @@ class Watched(nn.Module):
         return fz
 
 
-def count(name, problem):
-    "For each tolerance the mean and the largest number of evaluations, and how many samples failed."
-    f, x = maps.make(problem)
-    watched, x = Watched(copy.deepcopy(f).double()), x.double()
-    with torch.no_grad(): CONTESTANTS[name](watched, x, TOLERANCES[-1]/2)()
-    best = torch.stack(watched.seen[:MAX_ITER]).nan_to_num(torch.inf).cummin(0).values        # (evaluations, B)
-    rows = []
+def needed(seen, row):
+    "From relative residuals (evaluations, B): for each tolerance `row` with the mean and the largest number of evaluations, and how many samples failed."
+    best, rows = seen.nan_to_num(torch.inf).cummin(0).values, []
     for tol in TOLERANCES:
-        needed = (best > tol).sum(0) + 1
         failed = best[-1] > tol
-        needed = torch.where(failed, MAX_ITER, needed)
-        rows.append(dict(problem=problem, name=name, tol=tol, samples=len(needed), mean=needed.double().mean().item(),
-                         most=int(needed.max()), failed=int(failed.sum())))
+        n = torch.where(failed, MAX_ITER, (best > tol).sum(0) + 1)
+        rows.append(dict(**row, tol=tol, samples=len(n), mean=n.double().mean().item(), most=int(n.max()), failed=int(failed.sum())))
     return rows
+
+
+def reached(row):
+    "A row as text: evaluations (failed)."
+    return f"{row['mean']:.1f}" + (f" ({row['failed']})" if row['failed'] else '')
 
 
 def counts(problems):
     "All maps and contestants."
     rows = []
     for problem in problems:
-        found = {name: count(name, problem) for name in CONTESTANTS}
+        found = {}
+        for name, make in CONTESTANTS.items():
+            f, x = maps.make(problem)
+            watched, x = Watched(copy.deepcopy(f).double()), x.double()
+            with torch.no_grad(): make(watched, x, TOLERANCES[-1]/2)()
+            found[name] = needed(torch.stack(watched.seen[:MAX_ITER]), dict(problem=problem, name=name))
         rows += [r for each in found.values() for r in each]
         print(f'\n{problem}: evaluations per sample (failed)')
-        table(('', *(f'{t:g}' for t in TOLERANCES)),
-              [(name, *(f"{r['mean']:.1f}" + (f" ({r['failed']})" if r['failed'] else '') for r in each))
-               for name, each in found.items()])
+        table(('', *(f'{t:g}' for t in TOLERANCES)), [(name, *map(reached, each)) for name, each in found.items()])
     return rows
 
 
@@ -110,16 +112,16 @@ def costs(make, f, x, tol, backward):
 def bare(f, x, n, backward):
     "Seconds of one evaluation of f, and of one vector-Jacobian product."
     z = torch.zeros_like(x)
-    start = time.perf_counter()
+    start = time.process_time()
     with torch.no_grad():
         for _ in range(n): z = f(z, x)
-    evaluation = (time.perf_counter() - start)/n
+    evaluation = (time.process_time() - start)/n
     if not backward: return evaluation, 0.
     z = z.requires_grad_()
     value = f(z, x)
-    start, u = time.perf_counter(), torch.ones_like(z)
+    start, u = time.process_time(), torch.ones_like(z)
     for _ in range(n): torch.autograd.grad(value, z, u, retain_graph=True)
-    return evaluation, (time.perf_counter() - start)/n
+    return evaluation, (time.process_time() - start)/n
 
 
 def measure(f, x, tol, backward, rounds):
@@ -131,13 +133,13 @@ def measure(f, x, tol, backward, rounds):
         floors.append(bare(f, x, 30, backward))
         for name, run in runs.items():
             gc.collect()
-            start = time.perf_counter()
+            start = time.process_time()
             with torch.set_grad_enabled(backward):
                 z = run()
                 if backward:
                     f.zero_grad()
                     z.sum().backward()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(time.process_time() - start)
     rows = []
     for name, (evaluations, products, residual) in numbers.items():
         floor = [evaluations*e + products*v for e, v in floors[1:]]
