@@ -3,18 +3,19 @@
     python benchmarks/resnet.py                  all parts; what the file has is not repeated
     python benchmarks/resnet.py --part jacobians     singular values at the start and after training,
                                                      depth 4 … 256; bytes kept, solver iterations
-    python benchmarks/resnet.py --part tent          a task that needs depth: which side of 2^k folds
-    python benchmarks/resnet.py --part digits --part fashion      scikit-learn's digits, Fashion-MNIST
+    python benchmarks/resnet.py --part tent          a task that needs composition: which side of 2^k folds
+    python benchmarks/resnet.py --part digits        scikit-learn's digits, 64 layers
+    python benchmarks/resnet.py --part fashion       Fashion-MNIST, convolutions
     python benchmarks/resnet.py --minutes 20     stop after so long; the same command goes on
     python benchmarks/resnet.py --seeds 5 --only fold 'fold, two layers'
 
 Every network has 2D² weights a layer (two matrices, or two convolutions): a layer at rest has U and W.
 A weight-tied one has a single layer, as much wider as it takes. Each learning rate is chosen by its
-accuracy on held-out samples with seed 0 ('screen'); then seed after seed for all networks ('final').
+accuracy on held-out samples with seed 0; then seed after seed for the finalists of the task.
 Fashion-MNIST: Debian's package dataset-fashion-mnist (apt-get install, or apt-get download and dpkg-deb -x),
 in /usr/share/datasets/fashion-mnist, or the folder that --fashion names.
 """
-import copy, dataclasses, json, math, pathlib, statistics, time, warnings
+import copy, dataclasses, itertools, json, math, pathlib, statistics, time, warnings
 
 import torch
 import torch.nn.functional as F
@@ -175,42 +176,58 @@ def parts_of(X, Y, sizes, seed):
     order = torch.randperm(len(X), generator=torch.Generator().manual_seed(seed))
     return [(X[i], Y[i]) for i in order[:sum(sizes)].split(sizes)]
 
-def digits(args, seed):
+def digits(args, seed, sizes):
     X, Y = sklearn_digits()
-    return parts_of(X.flatten(1)/16., Y, (1000, 297, 500), seed), 10
+    return parts_of(X.flatten(1)/16., Y, sizes, seed), 10
 
-def tent(args, seed, k=4):
+def tent(args, seed, sizes, k=4):
     """x in [0, 1], and the side of 1/2 on which the tent map's k-th iterate puts it: 2^k + 1 intervals in turn.
 
     Telgarsky 2015 (arXiv:1509.08101), theorem 1.1: 2k layers of 2 ReLUs make no error on the 2^k points; l layers
     of m ≤ 2^((k−3)/l − 1) err on at least a sixth of them."""
-    X = torch.rand(7000, 1, generator=torch.Generator().manual_seed(1 + seed))
+    X = torch.rand(sum(sizes), 1, generator=torch.Generator().manual_seed(1 + seed))
     y = X
     for _ in range(k): y = 1 - (2*y - 1).abs()
-    return parts_of((X - .5)*12**.5, (y[:, 0] > .5).long(), (4000, 1000, 2000), seed), 2
+    return parts_of((X - .5)*12**.5, (y[:, 0] > .5).long(), sizes, seed), 2
 
-def fashion(args, seed):
-    "4000, 1000 of Fashion-MNIST's training images, and 2000 of its test images."
+def fashion(args, seed, sizes):
+    "Of Fashion-MNIST's training images (to train on, held out), and of its test images."
     (X, Y), (X_test, Y_test) = mnist(pathlib.Path(args.fashion))
-    train, held, _ = parts_of(X, Y, (4000, 1000, 1000), seed)
-    test, = parts_of(X_test, Y_test, (2000,), seed)
+    train, held = parts_of(X, Y, sizes[:2], seed)
+    test, = parts_of(X_test, Y_test, sizes[2:], seed)
     return [((x[:, None]/255. - .286)/.353, y) for x, y in (train, held, test)], 10
 
 @dataclasses.dataclass(frozen=True)
 class Task:
     data: object
+    sizes: tuple             # samples to train on, held out, to test on
     D: int
     L: int
     epochs: int
     batch: int
-    rates: tuple = (1e-3, 4e-3)
+    rates: tuple
+    finalists: tuple         # they go on to more seeds than the first
+    others: tuple = ()
     block: str = 'dense'
-    leave: tuple = ()        # contestants that are left out
+
+    @property
+    def protocol(self):
+        "What makes runs comparable."
+        return {k: getattr(self, k) for k in ('sizes', 'D', 'L', 'epochs', 'batch', 'block')}
 
 TASKS = {
-    'digits': Task(digits, 16, 16, 12, 100),
-    'tent': Task(tent, 16, 16, 20, 200, (4e-3, 1.2e-2)),
-    'fashion': Task(fashion, 16, 8, 3, 100, block='conv')}
+    'tent': Task(tent, (4000, 1000, 2000), 16, 8, 60, 200, (1.5e-3, 4e-3, 1e-2),
+                 ('fold', 'fold, two layers', 'free fold, two layers', 'pre-norm, 1/√L, MaxMin', 'pre-norm, 1/√L', 'weight-tied'),
+                 ('ReZero', 'plain', 'pre-norm', 'collapse, two layers', 'its DEQ', 'carousel, two layers', 'normed, two layers',
+                  'RevNet, 1/√L', 'momentum net', 'collapse', 'free fold', 'carousel', 'normed')),
+    'digits': Task(digits, (1000, 297, 500), 16, 64, 20, 100, (1e-3, 3e-3, 1e-2),
+                   ('pre-norm, 1/√L', 'ReZero', 'weight-tied', 'its DEQ', 'fold', 'fold, two layers', 'free fold, two layers',
+                    'collapse', 'collapse, two layers'),
+                   ('plain', 'pre-norm', 'RevNet, 1/√L', 'momentum net', 'carousel, two layers', 'normed, two layers', 'carousel',
+                    'normed')),
+    'fashion': Task(fashion, (8000, 1000, 2000), 24, 8, 3, 100, (2e-3, 6e-3),
+                    ('pre-norm, 1/√L', 'fold, two layers', 'free fold, two layers', 'collapse, two layers', 'fold'),
+                    ('weight-tied', 'its DEQ', 'collapse'), 'conv')}
 
 class Classifier(nn.Module):
     "A linear map to D features (of patches of 4 × 4 for pictures), the network, a mean over places, a LayerNorm, a readout."
@@ -231,7 +248,7 @@ def accuracy(model, X, Y):
 
 def train(name, task, args, seed, rate, steps=None, L=None):
     "The trained model, and what is told of its run. Adam, a tenth of warm-up, then cosine; gradient norms clipped at 1."
-    (train_set, held, test), classes = task.data(args, seed)
+    (train_set, held, test), classes = task.data(args, seed, task.sizes)
     X, Y = train_set
     L = L or task.L
     torch.manual_seed(seed)
@@ -243,7 +260,8 @@ def train(name, task, args, seed, rate, steps=None, L=None):
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda k: min((k + 1)/(.1*total), (1 + math.cos(math.pi*k/total))/2))
     done, seconds, curve, iterations, failed = 0, 0., [], [], 0
-    while done < total:
+    each = math.ceil(math.ceil(total*task.batch/len(X))/12)               # epochs between two points of the curve
+    for epoch in itertools.count(1):
         start = time.process_time()
         for i in torch.randperm(len(X)).split(task.batch):
             optimizer.zero_grad()
@@ -259,7 +277,8 @@ def train(name, task, args, seed, rate, steps=None, L=None):
             done += 1
             if done == total: break
         seconds += time.process_time() - start
-        curve.append([round(seconds, 2), accuracy(model, *held)])
+        if epoch % each == 0 or done == total: curve.append([round(seconds, 2), accuracy(model, *held)])
+        if done == total: break
     return model, dict(
         name=name, L=L, seed=seed, lr=rate, held_out=curve[-1][1], test=accuracy(model, *test), seconds=seconds,
         curve=curve, parameters=size(net), loss=loss.item(), not_converged=failed,
@@ -273,6 +292,10 @@ class Results:
         old = pathlib.Path(args.out) if args.out else None
         self.content = json.loads(old.read_text()) if old and old.exists() and not args.fresh else {}
         self.content.update(machine())
+        before = self.content.get('tasks', {})
+        self.content['tasks'] = {k: t.protocol for k, t in TASKS.items()}
+        for part, now in json.loads(json.dumps(self.content['tasks'])).items():
+            if before.get(part) != now: self.content.pop(part, None)    # of another protocol
         self.end = time.perf_counter() + 60*args.minutes
 
     def rows(self, part): return self.content.setdefault(part, [])
@@ -301,7 +324,7 @@ def jacobians(args, results):
             at_start = [singular_values(net, torch.randn(1, inside)) for net in fresh]
             memory = kept(fresh[0], torch.randn(64, inside))
             model, row = train(name, task, args, 0, 3e-3, 5 if args.quick else 30, L)
-            (X, _), = task.data(args, 0)[0][2:]
+            (X, _), = task.data(args, 0, task.sizes)[0][2:]
             with torch.no_grad(): samples = model.embed(X[:3])
             row.update(start=at_start, trained=singular_values(model.net, samples), kept_bytes=memory, steps=30)
             del row['curve']
@@ -312,27 +335,23 @@ def jacobians(args, results):
                   f"{after['max']:.1e}  test {row['test']:.3f}  {row['seconds']:6.1f} s", flush=True)
 
 def learn(which, args, results):
-    "Choose each learning rate with seed 0, then seed after seed."
+    "Choose each learning rate with seed 0, then seed after seed for the finalists."
     task = TASKS[which]
-    names = [n for n in args.only if n not in task.leave]
+    names = [n for n in (*task.finalists, *task.others) if n in args.only]
     if args.quick: task = dataclasses.replace(task, epochs=1)
-    if args.rates: task = dataclasses.replace(task, rates=tuple(args.rates))
     def run(name, seed, rate):
-        if results.has(which, name=name, seed=seed, lr=rate): return
+        if results.late or results.has(which, name=name, seed=seed, lr=rate): return
         row = train(name, task, args, seed, rate)[1]
         results.add(which, row)
         print(f"{which:12s} L={task.L:3d} {name:24s} seed {seed} lr {rate:g}  held out {row['held_out']:.3f}  "
               f"test {row['test']:.3f}  {row['parameters']} parameters  {row['seconds']:6.1f} s", flush=True)
     for name in names:
-        for rate in task.rates:
-            if results.late: return
-            run(name, 0, rate)
-    best = {n: max((r for r in results.rows(which) if r['name'] == n and r['seed'] == 0),
-                   key=lambda r: r['held_out'])['lr'] for n in names}
+        for rate in args.rates or task.rates: run(name, 0, rate)
+    if results.late: return
     for seed in range(1, args.seeds):
-        for name in names:
-            if results.late: return
-            run(name, seed, best[name])
+        for name in (n for n in names if n in task.finalists):
+            screened = [r for r in results.rows(which) if r['name'] == name and r['seed'] == 0]
+            run(name, seed, max(screened, key=lambda r: r['held_out'])['lr'])
 
 
 def main():
@@ -352,8 +371,6 @@ def main():
     results = Results(args)
     results.content['what'] = ('tanh, float32, tolerance 1e-3 while training, 1e-9 and float64 for singular values; Adam, '
                                'warm-up and cosine, gradient norm clipped at 1; seconds of processor time, one thread; lr chosen on held-out samples with seed 0')
-    results.content['tasks'] = {k: {f.name: getattr(t, f.name) for f in dataclasses.fields(t) if f.name != 'data'}
-                                for k, t in TASKS.items()}
     for part in args.part or parts:
         if part == 'jacobians': jacobians(args, results)
         else: learn(part, args, results)
