@@ -126,7 +126,7 @@ def _adjoint(
         torch.mul(first, lift, out=h).sub_(M[-1][t])            # s_0 = lift·h, and h_t = s_K − h
     return mu
 
-# %% ../nbs/36_euler_adjoint.ipynb #0a2647f9
+# %% ../nbs/36_euler_adjoint.ipynb #0183d168
 def _replay(y: Tensor, before: Tensor, steps: list[tuple[float, float]], lift: float) -> Tensor:
     "s_0…s_{K−1} (K, n, D) of n tokens at once, from their outputs y (K, n, D) and h_{k−1} (n, D)."
     s = torch.empty_like(y, memory_format=torch.contiguous_format)

@@ -5,13 +5,14 @@
     python tests/mutants.py wellposed --only contractive  # those of one function or class
     python tests/mutants.py wellposed --no-pytest         # the notebook's own tests alone
     python tests/mutants.py deq -k 'not ddp'              # of those under tests/, the ones that pytest -k selects
+    python tests/mutants.py scan --patience 10            # no notebook runs for longer after the change
 
 A mutant is a function of the library with one sign flipped, one term dropped, one number off by one, one comparison
 or condition turned round. First it is put into the notebook that exports it, in place of the right one, and the notebook
 is run until a cell raises: every mutant begins at its own cell, in a fork of the process that has run what comes before.
 Those that survive are put into a copy of the package, and the chapter's file under tests/ is run. A mutant that nobody notices is a hole in the tests, or it computes the same by another way: a person has to
 look. Nothing here is collected by pytest; it takes a few seconds per mutant. `--json FILE` keeps the outcome."""
-import argparse, ast, contextlib, copy, json, os, random, re, shutil, signal, subprocess, sys, tempfile, time, types
+import argparse, ast, contextlib, copy, json, os, random, re, shutil, signal, subprocess, sys, tempfile, types
 from collections import Counter
 from pathlib import Path
 
@@ -115,17 +116,17 @@ def replaced(source, old, new):
 # ---- who notices
 
 def in_child(work, seconds):
-    "Run `work()` in a forked process: 'passed', 'noticed' (it raised), or 'too long'."
+    "Run `work()` in a forked process: 'passed', 'noticed' (it raised), or 'too long' (seconds of computing)."
     child = os.fork()
     if child == 0:
-        signal.alarm(int(seconds))
+        signal.setitimer(signal.ITIMER_PROF, seconds)
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1); os.dup2(null, 2)
         try: work()
         except BaseException: os._exit(1)
         os._exit(0)
     _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status): return 'too long' if os.WTERMSIG(status) == signal.SIGALRM else 'noticed'
+    if os.WIFSIGNALED(status): return 'too long' if os.WTERMSIG(status) == signal.SIGPROF else 'noticed'
     return 'noticed' if os.WEXITSTATUS(status) else 'passed'
 
 class Notebook:
@@ -157,8 +158,12 @@ def run_pytest(package, tests, chosen, seconds):
     return 'noticed' if done.returncode else 'passed'
 
 def timed(work):
-    start = time.time()
-    return work(), time.time() - start
+    "What `work()` returns, and the seconds that it and its children computed."
+    def computed():
+        t = os.times()
+        return t.user + t.system + t.children_user + t.children_system
+    start = computed()
+    return work(), computed() - start
 
 WHAT = 'mutants of exported functions: how many a notebook or the tests noticed, and which nobody did'
 
@@ -170,6 +175,7 @@ def main():
     parser.add_argument('--only')
     parser.add_argument('--no-pytest', action='store_true')
     parser.add_argument('-k', default='')
+    parser.add_argument('--patience', type=float, help='seconds of computing after which a notebook is left to the tests')
     parser.add_argument('--json', type=lambda p: Path(p).resolve())
     args = parser.parse_args()
     os.environ['MPLBACKEND'] = 'agg'
@@ -199,7 +205,7 @@ def main():
             by = 'notebook'
             if outcome == 'passed' and longer:
                 (package/f'deq_irnn/{module.name}.py').write_text(module.in_module(old, new))
-                outcome, by = run_pytest(package, module.tests, args.k, 3*longer + 60), 'tests'
+                outcome, by = run_pytest(package, module.tests, args.k, 20*longer + 60), 'tests'
                 (package/f'deq_irnn/{module.name}.py').write_text(module.source)
             if outcome == 'passed': by = 'nobody'
             counts[by] += 1
