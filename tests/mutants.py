@@ -5,13 +5,14 @@
     python tests/mutants.py wellposed --only contractive  # those of one function or class
     python tests/mutants.py wellposed --no-pytest         # the notebook's own tests alone
     python tests/mutants.py deq -k 'not ddp'              # of those under tests/, the ones that pytest -k selects
+    python tests/mutants.py scan --patience 10            # no notebook runs for longer after the change
 
 A mutant is a function of the library with one sign flipped, one term dropped, one number off by one, one comparison
 or condition turned round. First it is put into the notebook that exports it, in place of the right one, and the notebook
-is run from the top until a cell raises. Those that survive are put into a copy of the package, and the chapter's file
-under tests/ is run. A mutant that nobody notices is a hole in the tests, or it computes the same by another way: a person has to
+is run until a cell raises: every mutant begins at its own cell, in a fork of the process that has run what comes before.
+Those that survive are put into a copy of the package, and the chapter's file under tests/ is run. A mutant that nobody notices is a hole in the tests, or it computes the same by another way: a person has to
 look. Nothing here is collected by pytest; it takes a few seconds per mutant. `--json FILE` keeps the outcome."""
-import argparse, ast, copy, json, os, random, re, shutil, signal, subprocess, sys, tempfile, time, types
+import argparse, ast, contextlib, copy, json, os, random, re, shutil, signal, subprocess, sys, tempfile, types
 from collections import Counter
 from pathlib import Path
 
@@ -101,10 +102,6 @@ class Module:
             for node in ast.parse(self.cells[i]).body:
                 if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and only in (None, node.name): yield i, node
 
-    def in_notebook(self, cell, old, new):
-        "The notebook's cells with `new` in place of `old`."
-        return [replaced(c, old, new) if i == cell else c for i, c in enumerate(self.cells)]
-
     def in_module(self, old, new):
         "The module's source with `new` in place of the function or class of the same name."
         same = [n for n in ast.parse(self.source).body if type(n) is type(old) and n.name == old.name and ast.dump(n) == ast.dump(old)]
@@ -119,24 +116,38 @@ def replaced(source, old, new):
 # ---- who notices
 
 def in_child(work, seconds):
-    "Run `work()` in a forked process: 'passed', 'noticed' (it raised), or 'too long'."
+    "Run `work()` in a forked process: 'passed', 'noticed' (it raised), or 'too long' (seconds of computing)."
     child = os.fork()
     if child == 0:
-        signal.alarm(int(seconds))
+        signal.setitimer(signal.ITIMER_PROF, seconds)
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1); os.dup2(null, 2)
         try: work()
         except BaseException: os._exit(1)
         os._exit(0)
     _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status): return 'too long' if os.WTERMSIG(status) == signal.SIGALRM else 'noticed'
+    if os.WIFSIGNALED(status): return 'too long' if os.WTERMSIG(status) == signal.SIGPROF else 'noticed'
     return 'noticed' if os.WEXITSTATUS(status) else 'passed'
 
-def run_cells(cells, folder):
-    "A notebook's code cells, one after the other, without a kernel."
-    os.chdir(folder)
-    main = sys.modules['__main__'] = types.ModuleType('__main__')     # (pickle looks its classes up there)
-    for cell in cells: exec(compile(cell, 'cell', 'exec'), main.__dict__)
+class Notebook:
+    "A notebook's code cells, run one after the other, without a kernel and silently."
+    def __init__(self, cells, folder):
+        self.cells, self.at = cells, 0
+        os.chdir(folder)
+        self.main = sys.modules['__main__'] = types.ModuleType('__main__')     # (pickle looks its classes up there)
+
+    def run(self, cell):
+        with open(os.devnull, 'w') as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
+            exec(compile(cell, 'cell', 'exec'), self.main.__dict__)
+
+    def up_to(self, i):
+        "Run the cells before the i-th."
+        for cell in self.cells[self.at:i]: self.run(cell)
+        self.at = max(i, self.at)
+
+    def rest(self, cell):
+        "Run `cell` in place of the next one, and all after it."
+        for c in (cell, *self.cells[self.at + 1:]): self.run(c)
 
 def run_pytest(package, tests, chosen, seconds):
     "The files `tests`, those that `-k chosen` selects, with the library in the folder `package`."
@@ -147,8 +158,12 @@ def run_pytest(package, tests, chosen, seconds):
     return 'noticed' if done.returncode else 'passed'
 
 def timed(work):
-    start = time.time()
-    return work(), time.time() - start
+    "What `work()` returns, and the seconds that it and its children computed."
+    def computed():
+        t = os.times()
+        return t.user + t.system + t.children_user + t.children_system
+    start = computed()
+    return work(), computed() - start
 
 WHAT = 'mutants of exported functions: how many a notebook or the tests noticed, and which nobody did'
 
@@ -160,15 +175,19 @@ def main():
     parser.add_argument('--only')
     parser.add_argument('--no-pytest', action='store_true')
     parser.add_argument('-k', default='')
-    parser.add_argument('--json', type=Path)
+    parser.add_argument('--patience', type=float, help='seconds of computing after which a notebook is left to the tests')
+    parser.add_argument('--json', type=lambda p: Path(p).resolve())
     args = parser.parse_args()
     os.environ['MPLBACKEND'] = 'agg'
     import matplotlib.pyplot, torch, IPython.display      # noqa: loaded once, and inherited by every fork
+    torch.set_num_threads(1)                               # (threads do not survive a fork)
     module = Module(args.module)
     found = [(cell, old, *m) for cell, old in module.functions(args.only) for m in mutants(old)]
     total = len(found)
     if args.sample and args.sample < total: found = random.Random(args.seed).sample(found, args.sample)
-    right, seconds = timed(lambda: in_child(lambda: run_cells(module.cells, module.path.parent), 900))
+    found.sort(key=lambda mutant: mutant[0])
+    notebook = Notebook(module.cells, module.path.parent)
+    right, seconds = timed(lambda: in_child(lambda: notebook.up_to(len(module.cells)), 900))
     if right != 'passed': raise SystemExit(f'{module.path.name} fails as it is')
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder)
@@ -180,12 +199,13 @@ def main():
         print(f'{len(found)} of {total} mutants of {args.module}; as it is, the notebook takes {seconds:.0f} s, the tests {longer:.0f} s', flush=True)
         counts, survivors = Counter(), []
         for cell, old, line, what, new in found:
-            cells = module.in_notebook(cell, old, new)
-            outcome = in_child(lambda: run_cells(cells, module.path.parent), 3*seconds + 20)
+            notebook.up_to(cell)
+            mutant = replaced(module.cells[cell], old, new)
+            outcome = in_child(lambda: notebook.rest(mutant), 3*seconds + 20)
             by = 'notebook'
             if outcome == 'passed' and longer:
                 (package/f'deq_irnn/{module.name}.py').write_text(module.in_module(old, new))
-                outcome, by = run_pytest(package, module.tests, args.k, 3*longer + 60), 'tests'
+                outcome, by = run_pytest(package, module.tests, args.k, 20*longer + 60), 'tests'
                 (package/f'deq_irnn/{module.name}.py').write_text(module.source)
             if outcome == 'passed': by = 'nobody'
             counts[by] += 1
