@@ -41,16 +41,13 @@ class Picard:
 # %% ../nbs/01_solvers.ipynb #398f9cea
 class AndersonState(NamedTuple):
     "What `Anderson` remembers of m steps, and when it mixes next."
-    R: Tensor       # (B, m, N) differences of residuals, a ring
+    R: Tensor       # (B, 1 + m, N) room for the residual, and a ring of its differences
     F: Tensor       # (B, m, N) differences of values, a ring
-    gram: Tensor    # (B, m, m) inner products of the rows of R, the diagonal times 1 + ridge
     r: Tensor       # (B, N) the last residual
     fz: Tensor      # (B, N) the last value
-    due: Tensor     # (B,) the point at which each sample is mixed next
-    pace: Tensor    # (B,) from then on after so many points
-    soonest: int    # the smallest of `due`
+    pace: Tensor    # (B,) a sample is mixed at the points that are multiples of it
+    soonest: int    # the next point at which one is
     count: int      # points seen
-    fresh: int      # rows of R that are not in `gram` yet
 
 @dataclass(frozen=True)
 class Anderson:
@@ -62,8 +59,8 @@ class Anderson:
     memory: int = 6       # differences kept
     damping: float = 1.   # in (0, 1]; 1: undamped
     ridge: float = 1e-6   # relative to each diagonal entry of the Gram matrix
-    every: int = 3        # steps from one mixture to the next; 1: each step is mixed
-    gain: float = .25     # samples to which a mixture brings less, in steps, wait twice as long
+    every: int = 4        # steps from one mixture to the next; 1: each step is mixed
+    gain: float = 1.      # samples to which a mixture brings less, in steps, wait twice as long
 
     def __post_init__(self):
         check_positive('memory', self.memory, integer=True)
@@ -77,61 +74,56 @@ class Anderson:
         high = at_least_float32(at.z.dtype)
         B, N = at.z.shape
         r = at.r.to(high)
-        R, F = r.new_empty(B, self.memory, N), r.new_empty(B, self.memory, N)
-        gram = r.new_empty(B, self.memory, self.memory)
-        pace, first = r.new_full((B,), self.every), max(2, self.every)   # two points: a difference
-        due = torch.full_like(pace, first)
-        return AndersonState(R, F, gram, r, at.fz.to(high), due, pace, first, 0, 0)
+        R, F = r.new_empty(B, 1 + self.memory, N), r.new_empty(B, self.memory, N)
+        pace = torch.full((B,), self.every, device=r.device)
+        soonest = max(2, self.every)                               # two points: a difference
+        return AndersonState(R, F, r, at.fz.to(high), pace, soonest, 0)
 
     def step(self, g:Residual, at:Point, state:AndersonState) -> tuple[Tensor, AndersonState]:
         "The next point (B, N)."
         s = self.record(at, state)
         z = at.fz if self.damping == 1 else torch.add(at.z, at.r, alpha=self.damping)
         if s.count < s.soonest: return z, s
-        now, size, before = s.due <= s.count, row_norm(s.r), row_norm(state.r)
-        slow = now & (size > before/3) if self.gain > 0 else now   # the others need no help
-        pays = now & ~slow
+        now, rate = s.count % s.pace == 0, row_norm(s.r)/row_norm(state.r)
+        slow = now & (rate > 1/3) if self.gain > 0 else now   # the others need no help
+        pace = torch.where(now, self.every, s.pace)
         if is_far(z) or bool(slow.any()):        # (a look at numbers would make a GPU wait)
-            gamma, left, s = self.weights(s)
-            pays = pays | slow & (left <= (size/before)**(2*self.gain))
-            z = self.mixture(s, torch.where(slow[:, None, None], gamma, 0.)).to(z.dtype)
-        pace = torch.where(now, torch.where(pays, self.every, 2*s.pace), s.pace)
-        due = torch.where(now, s.count + pace, s.due)
-        soonest = s.count + self.every if is_far(z) else int(due.min())
-        return z, s._replace(due=due, pace=pace, soonest=soonest)
+            gamma, left = self.weights(s)
+            z = self.mixture(s, gamma*slow[:, None, None]).to(z.dtype)
+            pays = left < rate**(2*self.gain)
+            pace = torch.where(slow & ~pays, 2*s.pace, pace)
+        often = self.every if is_far(z) else int(pace.min())
+        soonest = s.count - s.count % often + often
+        return z, AndersonState(s.R, s.F, s.r, s.fz, pace, soonest, s.count)
 
     def record(self, at:Point, s:AndersonState) -> AndersonState:
-        "The state that knows the point `at`."
-        r, fz = at.r.to(s.r.dtype), at.fz.to(s.r.dtype)
-        if s.count == 0: return s._replace(count=1)
-        i = (s.count - 1) % self.memory          # where the newest differences go
-        torch.sub(r, s.r, out=s.R[:, i])
-        torch.sub(fz, s.fz, out=s.F[:, i])
-        return s._replace(r=r, fz=fz, count=s.count + 1, fresh=s.fresh + 1)
+        "The state that knows the point `at`; its differences only if the next mixture uses them."
+        r, fz, count = at.r.to(s.r.dtype), at.fz.to(s.r.dtype), s.count + 1
+        if s.count > 0 and s.soonest - count < self.memory:
+            i = (count - 2) % self.memory        # where the newest differences go
+            torch.sub(r, s.r, out=s.R.select(1, 1 + i))
+            torch.sub(fz, s.fz, out=s.F.select(1, i))
+        return AndersonState(s.R, s.F, r, fz, s.pace, s.soonest, count)
 
-    def weights(self, s:AndersonState) -> tuple[Tensor, Tensor, AndersonState]:
-        "The weights γ (B, 1, n) of the differences, θ² (B,), and the state with its Gram matrix complete."
-        n = min(s.count - 1, self.memory)
-        R, gram = s.R[:, :n], s.gram[:, :n, :n]
-        new = [(s.count - 2 - j) % self.memory for j in range(min(s.fresh, n))]
-        # (B, new + 1, n): of the new rows, and of r, with the ring
-        products = torch.bmm(torch.stack([*(R[:, i] for i in new), s.r], 1), R.transpose(1, 2))
-        for row, i in zip(products.unbind(1), new):
-            row[:, i].mul_(1 + self.ridge).clamp_min_(torch.finfo(row.dtype).tiny)
-            gram[:, i] = row
-            gram[:, :, i] = row
-        right = products[:, -1:]
+    def weights(self, s:AndersonState) -> tuple[Tensor, Tensor]:
+        "The weights γ (B, 1, n) of the differences, and θ² (B,)."
+        rows = s.R[:, :min(s.count, 1 + self.memory)]
+        rows[:, 0] = s.r
+        products = torch.bmm(rows, rows[:, 1:].mT)               # (B, 1 + n, n)
+        right, gram = products[:, :1], products[:, 1:]
+        tiny = torch.finfo(gram.dtype).tiny
+        gram.diagonal(dim1=1, dim2=2).mul_(1 + self.ridge).clamp_min_(tiny)
         gamma = torch.linalg.solve_ex(gram, right.mT)[0].mT
         gamma = gamma.nan_to_num_(0., 0., 0.)    # products that overflow say nothing: Picard's step
-        left = 1 - (gamma*right).sum((1, 2))/row_norm(s.r)**2
-        return gamma, left, s._replace(fresh=0)
+        return gamma, 1 - (gamma*right).sum((1, 2))/row_norm(s.r)**2
 
     def mixture(self, s:AndersonState, gamma:Tensor) -> Tensor:
         "The next point (B, N) by @eq-anderson."
         n = gamma.shape[2]
         z = torch.baddbmm(s.fz[:, None], gamma, s.F[:, :n], alpha=-1)[:, 0]
         if self.damping == 1: return z
-        return z - (1 - self.damping)*torch.baddbmm(s.r[:, None], gamma, s.R[:, :n], alpha=-1)[:, 0]
+        R = s.R[:, 1:1+n]
+        return z - (1 - self.damping)*torch.baddbmm(s.r[:, None], gamma, R, alpha=-1)[:, 0]
 
 # %% ../nbs/01_solvers.ipynb #1edb7509
 @dataclass(frozen=True)

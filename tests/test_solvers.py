@@ -2,6 +2,7 @@
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
+from unittest import mock
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from deq_irnn.fixed_point import ConvergenceError, ConvergenceWarning, Status, relative_residual
@@ -229,7 +230,7 @@ def test_the_warning_points_at_the_users_line():
     with pytest.warns(ConvergenceWarning) as seen: solve(lambda z: 1.1*z + 1, torch.zeros(1, 1), Picard(), max_iter=3)
     assert seen[0].filename == __file__
 
-def test_mixing_every_third_step_loses_nothing_to_mixing_each():
+def test_mixing_now_and_then_loses_nothing_to_mixing_each():
     "A symmetric Jacobian, ρ = 0.9: fewer evaluations with a short memory; nowhere more than plain iteration needs."
     g = torch.Generator().manual_seed(0)
     Q = torch.linalg.qr(torch.randn(96, 96, generator=g, dtype=torch.float64))[0]
@@ -237,3 +238,30 @@ def test_mixing_every_third_step_loses_nothing_to_mixing_each():
     def needed(solver, M): return solve(lambda z: torch.tanh(z @ M + x), torch.zeros_like(x), solver, tol=1e-6, max_iter=300).n_eval
     assert needed(Anderson(memory=4), W) < needed(Anderson(memory=4, every=1, gain=0.), W) < needed(Picard(), W)
     for M in (.3*Q, .9*Q): assert needed(Anderson(), M) <= needed(Picard(), M)
+
+def test_hardly_any_small_system_where_mixing_does_not_pay():
+    "An orthogonal Jacobian, and samples that are done while one is not: who waits, waits together."
+    g = torch.Generator().manual_seed(0)
+    Q, x = torch.linalg.qr(torch.randn(256, 256, generator=g))[0], .1*torch.randn(32, 256, generator=g)
+    rates = torch.full((32, 1), .1)
+    rates[0] = .97
+    for rate, tol in ((.9, 1e-5), (rates, 1e-4)):
+        with mock.patch.object(Anderson, 'weights', autospec=True, side_effect=Anderson.weights) as weights:
+            sol = solve(lambda z: rate*torch.tanh(z @ Q) + x, torch.zeros_like(x), tol=tol, max_iter=300)
+        assert sol.converged.all() and sol.n_eval > 60 and weights.call_count < sol.n_eval/8
+
+@pytest.mark.parametrize('every', (1, 2, 5, 9))
+def test_the_ring_holds_the_last_differences(every):
+    "However seldom samples are mixed, and whatever is not recorded between: Anderson by the book, from all residuals."
+    g = torch.Generator().manual_seed(0)
+    W, x, solver = torch.randn(20, 20, generator=g, dtype=torch.float64)/12, torch.randn(1, 20, generator=g, dtype=torch.float64), Anderson(3, every=every, ridge=0., gain=0.)
+    points = []
+    def f(z): points.append(z); return torch.tanh(z @ W + x)
+    solve(f, torch.zeros_like(x), solver, tol=0., max_iter=20, on_failure='ignore')
+    values = [f(z) for z in points[:20]]
+    for i in range(1, 19):
+        z = values[i]
+        if (i + 1) % every == 0:
+            R, F = (torch.cat(t[max(0, i-3):i+1]).diff(dim=0) for t in ([v - p for v, p in zip(values, points)], values))
+            z = z - torch.linalg.lstsq(R.T, (values[i] - points[i]).T).solution.T @ F
+        torch.testing.assert_close(points[i+1], z, rtol=1e-6, atol=1e-9)
