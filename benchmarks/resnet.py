@@ -216,7 +216,7 @@ class Task:
         return {k: getattr(self, k) for k in ('sizes', 'D', 'L', 'epochs', 'batch', 'block')}
 
 TASKS = {
-    'tent': Task(tent, (4000, 1000, 2000), 16, 8, 60, 200, (1.5e-3, 4e-3, 1e-2),
+    'tent': Task(tent, (4000, 1000, 2000), 16, 8, 60, 200, (1.5e-3, 4e-3, 1e-2, 2.5e-2),
                  ('fold', 'fold, two layers', 'free fold, two layers', 'pre-norm, 1/√L, MaxMin', 'pre-norm, 1/√L', 'weight-tied'),
                  ('ReZero', 'plain', 'pre-norm', 'collapse, two layers', 'its DEQ', 'carousel, two layers', 'normed, two layers',
                   'RevNet, 1/√L', 'momentum net', 'collapse', 'free fold', 'carousel', 'normed')),
