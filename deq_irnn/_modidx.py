@@ -1489,6 +1489,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                  'deq_irnn.tokens._go_on': ('tokens.html#_go_on', 'deq_irnn/tokens.py'),
                                  'deq_irnn.tokens._is_plain': ('tokens.html#_is_plain', 'deq_irnn/tokens.py'),
                                  'deq_irnn.tokens._judge': ('tokens.html#_judge', 'deq_irnn/tokens.py'),
+                                 'deq_irnn.tokens._newton': ('tokens.html#_newton', 'deq_irnn/tokens.py'),
                                  'deq_irnn.tokens._norms': ('tokens.html#_norms', 'deq_irnn/tokens.py'),
                                  'deq_irnn.tokens._sizes': ('tokens.html#_sizes', 'deq_irnn/tokens.py'),
                                  'deq_irnn.tokens._times': ('tokens.html#_times', 'deq_irnn/tokens.py'),

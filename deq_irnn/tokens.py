@@ -28,11 +28,13 @@ class Tiles:
     "The reflected iteration on tiles of tokens: how the work is laid out. Changes the speed, not the answer."
     size: int = 131072                      # numbers per tile on the CPU: one tile stays in the cache
     first: int = 9                          # iterations of every tile; the stragglers of all are pooled then
+    newton: int = 25                        # of `max_iter`, the last: Newton steps, for who is still not there
     kernel: bool | Literal['auto'] = 'auto' # room 35's, on a GPU; True: everywhere (tests)
 
     def __post_init__(self):
         check_positive('size', self.size, integer=True)
         check_positive('first', self.first, integer=True)
+        check_positive('newton', self.newton, integer=True, zero=True)
         check_choice('kernel', self.kernel, ('auto', True, False))
 
     def tokens(self,
@@ -110,6 +112,7 @@ class Block:
     V: Tensor                   # (d, d)
     C: Tensor                   # (d, d)
     norm: float = 1.            # no less than ‖U‖₂
+    slope: Callable[..., Tensor] | None = None  # act′(u, *extra) from act(u, *extra) and extra; None: not known
 
     def to(self,
         dtype:torch.dtype,
@@ -117,7 +120,7 @@ class Block:
         "The same equation in another precision."
         if dtype == self.U.dtype: return self
         U = self.U.to(dtype)
-        return Block(self.act, U, *reflect(U), self.norm)
+        return Block(self.act, U, *reflect(U), self.norm, self.slope)
 
     @torch.no_grad()
     def residual(self,
@@ -263,6 +266,50 @@ def _go_on(
         rest.put(part, block.iterate(w, q @ block.V, e, how, max_iter, used))
         if dtype != rest.s.dtype: rest.gap[part] += torch.inf       # s was rounded: to be judged
 
+# %% ../nbs/33_tokens.ipynb #12db5824
+@torch.no_grad()
+def _newton(
+    block:Block,               # with its slope
+    p:Tensor,                  # (n, d)
+    extra:tuple[Tensor, ...],  # (n, d) each
+    rest:Rest,                 # of the n tokens; written into
+    rows:Tensor,               # which of them
+    how:Solve,
+) -> None:
+    "Damped Newton steps by @eq-token-newton from where some tokens stand, in float64."
+    assert block.slope is not None
+    wide, d = _widest(rest.s), rest.s.shape[1]
+    U, eye = block.U.to(wide), torch.eye(d, dtype=wide, device=p.device)
+    lengths = .5**torch.arange(12, dtype=wide, device=p.device)[:, None, None]
+    for part in rows.split(max(1, 2**22//d**2)):
+        s, q = rest.s[part].to(wide), p[part].to(wide)
+        e = tuple(x[part].to(wide) for x in extra)
+        left = how.max_iter - rest.iterations[part]                     # steps that each may take
+        fs, at_zero = block.act(torch.addmm(q, s, U.mT), *e), block.act(q, *e)
+        s = torch.where((row_norm(fs - s) < row_norm(at_zero))[:, None], s, 0.)     # the better start
+        fs = block.act(torch.addmm(q, s, U.mT), *e)
+        for _ in range(int(left.max())):
+            gap = row_norm(fs - s)
+            limit = (how.tol*row_norm(fs)).clamp_min(how.atol)/max(block.norm, 1.)   # that of fs, then
+            moving = (gap > limit/2) & (left > 0)                       # (it is to be rounded yet)
+            now = moving.nonzero()[:, 0]
+            if not len(now): break
+            mine = tuple(x[now] for x in e)
+            J = eye - block.slope(fs[now], *mine)[:, :, None]*U
+            step = torch.linalg.solve_ex(J, (fs - s)[now][:, :, None])[0][:, :, 0]
+            new = s[now] + lengths*step                                 # (12, now, d)
+            value = block.act(new @ U.mT + q[now], *mine)
+            sizes = torch.linalg.vector_norm(value - new, dim=2).nan_to_num(torch.inf)
+            best, which = sizes.min(0)
+            new, value = (torch.take_along_dim(x, which[None, :, None], 0)[0] for x in (new, value))
+            fine = best < torch.inf                                     # (it may be larger than before:
+            left[now] = torch.where(fine, left[now] - 1, 0)             # at a kink of φ no step helps)
+            s[now[fine]], fs[now[fine]] = new[fine], value[fine]
+        rest.s[part] = fs.to(rest.s.dtype)                              # φ(u): its zeros are zeros
+        rest.iterations[part] = how.max_iter - left
+        rest.gap[part] = torch.inf                                      # to be judged
+
+# %% ../nbs/33_tokens.ipynb #415be91f
 @torch.no_grad()
 def solve_block(
     block:Block,
@@ -272,14 +319,20 @@ def solve_block(
     how:Solve,                 # tol, atol, max_iter
     tiles:Tiles=Tiles(),       # how the work is laid out
 ) -> Rest:
-    "All tokens of one block: the first pass, the stragglers, then in float64 what float32 cannot do."
-    rest = _first_pass(block, p, extra, s, how, tiles)
-    tile, more = tiles.tokens(s), how.max_iter - tiles.first
+    """All tokens of one block: the first pass, the stragglers, then in float64 what float32 cannot do,
+    and Newton steps for what is left."""
+    steps = tiles.newton if block.slope else 0
+    plain = replace(how, max_iter=max(how.max_iter - steps, min(how.max_iter, 60)))
+    rest = _first_pass(block, p, extra, s, plain, tiles)
+    tile, more = tiles.tokens(s), plain.max_iter - tiles.first
     for dtype in dict.fromkeys((s.dtype, _widest(s))):
-        rows = _judge(block, p, extra, rest, how, tile)
-        if not len(rows) or more < 1: return rest
-        _go_on(block.to(dtype), p, extra, rest, rows, how, tile, more)
-    _judge(block, p, extra, rest, how, tile)
+        rows = _judge(block, p, extra, rest, plain, tile)
+        if not len(rows) or more < 1: break
+        _go_on(block.to(dtype), p, extra, rest, rows, plain, tile, more)
+    rows = _judge(block, p, extra, rest, how, tile)
+    if len(rows) and block.slope:
+        _newton(block, p, extra, rest, rows, how)
+        _judge(block, p, extra, rest, how, tile)
     return rest
 
 # %% ../nbs/33_tokens.ipynb #623fed19
@@ -314,6 +367,7 @@ class TokenEquation:
         act:Callable[..., Tensor],     # φ, or the adjoint's
         p:Tensor,                      # (N, D)
         U:Tensor,                      # (heads, d, d)
+        slope:Callable[..., Tensor] | None,  # its derivative, as a `Block` has it
         extra:tuple[Tensor, ...]=(),   # (N, D) each
         what:str='',                   # added to the name
     ) -> Solution:
@@ -321,7 +375,7 @@ class TokenEquation:
         heads, s = len(U), torch.empty_like(p, memory_format=torch.contiguous_format)
         norms = _norms(U).tolist() if self.norm_bound is None else [self.norm_bound]*heads
         parts = zip(*(_columns(x, heads) for x in (s, p, *extra)))
-        blocks = [Block(act, *matrices) for matrices in zip(U, *reflect(U), norms)]
+        blocks = [Block(act, *matrices, slope) for matrices in zip(U, *reflect(U), norms)]
         tiles = self.tiles or Tiles()
         rests = [solve_block(block, q, tuple(e), z, self.how, tiles)
                  for block, (z, q, *e) in zip(blocks, parts)]
@@ -348,7 +402,7 @@ class TokenEquation:
         U:Tensor,  # (heads, d, d)
     ) -> Solution:
         "All equilibria, on tiles; no gradient."
-        return self.rest(self.phi.fn, p, U)
+        return self.rest(self.phi.fn, p, U, self.phi.derivative)
 
     def adjoint(self,
         g:Tensor,  # (N, D), ∂L/∂s
@@ -358,7 +412,8 @@ class TokenEquation:
         "δ = φ′ ∘ (Uᵀ δ + g) of all tokens."
         derivative = self.phi.derivative
         if derivative is None: raise ValueError('the adjoint on tiles needs an Activation with a derivative')
-        return self.rest(torch.mul, g, U.mT, (derivative(s),), ' adjoint').z
+        slopes = derivative(s)
+        return self.rest(torch.mul, g, U.mT, lambda y, slopes: slopes, (slopes,), ' adjoint').z
 
     def differentiable(self,
         p:Tensor,   # (N, D)
