@@ -681,14 +681,15 @@ class WordsJob:
             network, automaton = find_network(self.model), find_automaton(self.task)
             allowed = network.longest or math.inf
             lengths = [n for n in self.plan.lengths if n <= allowed]
-            found = dict(task=self.task, model=self.model, seed=self.seed, lr=recipe.lr,
-                         width=net.head.in_features, parameters=count(net), chance=automaton.chance,
-                         trained=recipe.longest, **asdict(went))
+            found: dict[str, Any] = dict(
+                task=self.task, model=self.model, seed=self.seed, lr=recipe.lr,
+                width=net.head.in_features, parameters=count(net), chance=automaton.chance,
+                trained=recipe.longest, **asdict(went))
             if went.status == 'finished' and lengths:
                 found |= carries(net, automaton, lengths, self.plan.samples, self.seed)
                 if self.plan.rest and network.orbit and isinstance(net.rnn, IsometricRNN):
-                    how = recipe.longest, lengths, self.plan.samples, self.seed
-                    found['at_rest'] = carries_at_rest(net, automaton, self.plan.rest, *how)
+                    found['at_rest'] = carries_at_rest(
+                        net, automaton, self.plan.rest, recipe.longest, lengths, self.plan.samples, self.seed)
         write_json(self.file, found)
         return found
 

@@ -212,7 +212,7 @@ def test_what_lost_its_files_goes_on_from_results(tmp_path, capsys):
     shutil.rmtree(tmp_path/'words/runs')
     assert command('--resume', '--out', tmp_path, '--workers', 1, '--no-plots', '--seeds', 3) == 0
     after = load_words(tmp_path/'words')[0]
-    assert '1 runs to do' in capsys.readouterr().err and after['rates'] == before['rates'] and after['runs'][:2] == before['runs']
+    assert '1 run to do' in capsys.readouterr().err and after['rates'] == before['rates'] and after['runs'][:2] == before['runs']
     assert [r['seed'] for r in after['runs']] == [0, 1, 2]
 
 def test_at_rest_the_state_is_put_right_and_the_network_left_as_it_was():
