@@ -93,6 +93,20 @@ class Tracker:
                          start=a.start, draws=max(1, 12_000//a.states))
         return found.accuracy
 
+    def interval(self,
+        X:Tensor,      # (A, D), memories, one for each answer
+        draws:int=500, # states for each answer and each length
+    ) -> int:
+        """Steps between rests, foretold: a quarter of the longest stretch, of 4, 8, 16 … steps from a memory,
+        after which none of the states that are drawn is nearest to a wrong memory."""
+        a, lengths = self.automaton, [2**k for k in range(2, 13)]
+        right = a.answer(torch.arange(a.states))
+        def read(h:Tensor) -> Tensor: return torch.cdist(h.flatten(0, -2), X).argmin(-1).view(h.shape[:-1])
+        found = forecast(self.matrices(), a.delta, X[int(right[a.start])], read, lengths, answers=right,
+                         start=a.start, draws=draws).accuracy
+        wrong = [n for n, accuracy in zip(lengths, found) if accuracy < 1 - 1e-9]  # shares add up to nearly 1
+        return max(1, (wrong[0]//2 if wrong else lengths[-1])//4)
+
     def accuracy(self,
         length:int,               # of the words
         rest:Attractors | None,   # where the state comes to rest; None: free
@@ -229,7 +243,7 @@ def small_lstm(
 RESETTERS: dict[str, Callable[[Automaton], TokenClassifier]] = {
     'at rest': on_a_line, 'free': partial(on_a_line, rest=False), 'lstm': small_lstm}
 
-# %% ../nbs/47_memory_study.ipynb #018fac54
+# %% ../nbs/47_memory_study.ipynb #63e9235d
 def k_means(
     h:Tensor,         # (n, D), states
     k:int,            # how many memories
@@ -303,7 +317,7 @@ def sources(
         return [len(X), pure, tracker.accuracy(length, rest, samples, seed)]
     return {name: worth(X) for name, X in found.items()}
 
-# %% ../nbs/47_memory_study.ipynb #0110cfc9
+# %% ../nbs/47_memory_study.ipynb #aac1ab87
 @dataclass(frozen=True)
 class CopyTask:
     "Write a symbol into one slot after the other, then keep them all while blanks are read."
@@ -403,8 +417,8 @@ class MemoryPlan:
     seeds: int = 5
     recipe: Recipe = Recipe(steps=1200)  # of the first model on a group
     other_steps: int = 2500           # of the other models, which learn more slowly
-    shorter: tuple[int, ...] = (8,)   # longest words on which the first model is trained too
-    shorter_seeds: int = 3
+    shorter: tuple[int, ...] = (8,)   # longest words on which the first model is trained too, for its horizon
+    shorter_seeds: int = 2
     reset_recipe: Recipe = Recipe(steps=300, longest=16, label_smoothing=0.)
     copy_recipe: Recipe = Recipe(steps=600, shortest=12, longest=48)
     rates: tuple[float, ...] = (1e-2, 3e-2, 1e-1)  # for resets and copy: the best on a held-out seed
@@ -444,20 +458,20 @@ class MemoryJob:
     seed: int
     folder: Path
     shorter: int | None=None  # the longest words of training, if not those of the plan
+    again: bool = False       # the network of the same job without it, at rest as often as is foretold
 
     def __str__(self) -> str: return f'model {self.model!r} on task {self.task!r}'
 
     @property
     def name(self) -> str:
         "Of its files."
-        trained = [] if self.shorter is None else [f'{self.shorter}']
-        parts = '.'.join([self.task, self.model, *trained, f'{self.seed}'])
-        return parts.replace(':', '.').replace(' ', '-')
+        trained = '' if self.shorter is None else f'{self.shorter}.'
+        return f'{self.task}.{self.model}.{trained}{self.seed}'.replace(':', '.').replace(' ', '-')
 
     @property
     def file(self) -> Path:
         "Where its outcome is, when it is done."
-        return self.folder/'runs'/f'{self.name}.json'
+        return self.folder/'runs'/f'{self.name}{".interval"*self.again}.json'
 
     @property
     def recipe(self) -> Recipe:
@@ -538,13 +552,13 @@ class MemoryJob:
                       usual=errors.usual, safe=safe_interval(errors, radius),
                       automaton=bool((errors.table == tracker.automaton.delta).all()))
         tell()
+        if self.shorter is not None: return found
         found['rest'] = {}
         for every in plan.every:
             length = plan.longest if every >= 16 else min(plan.longest, 1024*every)
             accuracy = tracker.accuracy(length, Attractors(X, every=every), n, seed)
             found['rest'][str(every)] = [length, accuracy]
             tell()
-        if self.shorter is not None: return found
         found['sources'] = sources(tracker, plan.controls, 16, n, seed)
         tell()
         kinds = dict(equilibrium=Attractors, look_up=Lookup, one_step=OneStep)
@@ -565,6 +579,18 @@ class MemoryJob:
         tell()
         found['misread'] = rows(plan.misread, misheard)
         return found
+
+    def interval(self,
+        tell:Callable[[], object],   # is called now and then
+    ) -> dict[str, Any]:
+        "How often it must come to rest, foretold from its weights; and the longest words, read like that."
+        net, went, lr = self.trained(tell)
+        tracker, longest = Tracker(net, find_automaton(self.task)), self.plan.longest
+        X = tracker.memories()
+        every = tracker.interval(X)
+        accuracy = tracker.accuracy(longest, Attractors(X, every=every), self.plan.samples, self.seed)
+        rest = {str(every): [longest, accuracy]}
+        return dict(kind='interval', lr=lr, every=every, rest=rest, free={}, **asdict(went))
 
     def reset(self,
         tell:Callable[[], object],   # is called now and then
@@ -626,7 +652,9 @@ class MemoryJob:
     ) -> dict[str, Any]:
         "Do it, and write the outcome to `file`, whole or not at all."
         begun = time.process_time()
-        ask = self.copied if self.task == 'copy' else self.reset if self.task in RESETS else self.carried
+        if self.again: ask = self.interval
+        elif self.task == 'copy': ask = self.copied
+        else: ask = self.reset if self.task in RESETS else self.carried
         outcome = ask(tell)
         asking = time.process_time() - begun
         found = dict(task=self.task, model=self.model, seed=self.seed, **outcome, asking=asking)
@@ -648,6 +676,8 @@ def memory_jobs(
     pairs.insert(1, [('copy', m) for m in plan.copiers] + [(t, m) for t in plan.resets for m in RESETTERS])
     found = [MemoryJob(plan, t, m, seed, folder)
              for some in pairs for seed in range(plan.seeds) for t, m in some]
+    learned = [job for job in found if job.task in plan.tasks and find_network(job.model).orbit]
+    found[len(learned):len(learned)] = [replace(job, again=True) for job in learned]
     found += [MemoryJob(plan, t, m, seed, folder, longest)
               for m in plan.models[:1] for seed in range(plan.shorter_seeds)
               for longest in plan.shorter for t in plan.tasks]
@@ -705,7 +735,7 @@ def in_a_line(
     return (f'{row["task"]} {row["model"]} seed {row["seed"]}: {row["status"]} at {row["length"]}, '
             f'{row["seconds"]:.0f} s; free {far}' + (f'; at rest {rest}' if rest else ''))
 
-# %% ../nbs/47_memory_study.ipynb #84df8e70
+# %% ../nbs/47_memory_study.ipynb #5fb3a2e3
 def of_kind(
     results:Results,  # of a study of memory
     kind:str,         # 'carry', 'copy' or 'reset'
@@ -729,9 +759,14 @@ def groups_table(
     longest, every = results['plan']['longest'], results['plan']['every']
     lengths = [*(n for n in (32, 512, 10_000) if n < longest), longest]
     lines = []
+    foretold = [r for r in results['runs'] if r['kind'] == 'interval']
     for rows in of_kind(results, 'carry'):
         good = [r for r in rows if r['learned']]
         shown = good or rows
+        seeds = [r['seed'] for r in good if r['trained'] == results['plan']['recipe']['longest']]
+        asked = [r for r in foretold if (r['task'], r['model']) == (rows[0]['task'], rows[0]['model'])]
+        asked = [r for r in asked if r['seed'] in seeds]
+        often = [r['every'] for r in asked]
         halves = [r['half'] or math.inf for r in good]
         far = statistics.median_low(halves) if halves else math.nan
         safe = [r['safe'] for r in good if 'safe' in r]
@@ -742,16 +777,18 @@ def groups_table(
             *(over_seeds(shown, lambda r, n=n: r['free'].get(str(n))) for n in lengths),
             '–' if math.isnan(far) else f'> {longest}' if far == math.inf else f'{far:g}',
             *(over_seeds(good, lambda r, e=e: r.get('rest', {}).get(str(e), [0, None])[1]) for e in every),
-            f'{min(safe)}–{max(safe)}' if safe else '–',
+            over_seeds(asked, lambda r: next(iter(r['rest'].values()))[1]),
+            f'{min(often)}–{max(often)}' if often else '–', f'{min(safe)}–{max(safe)}' if safe else '–',
             over_seeds(shown, lambda r: r.get('looked_up'))])
     head = ['task', 'network', 'parameters', 'trained', 'learned', *(f'free {n}' for n in lengths), 'T½',
-            *(f'rest/{e}' for e in every), 'safe', 'looked up']
+            *(f'rest/{e}' for e in every), 'rest/foretold', 'foretold', 'safe', 'looked up']
     text = ('Accuracy in the last eighth, worst to best of the seeds that learned words of the length '
             'they were trained on (of all, where none did). T½: median length at which it has fallen '
             f'half way to chance. rest/n: at rest after every n steps, at T = {longest} for n ≥ 16, at '
-            '1024 n below. safe: the greatest n for which every word of every length is proved to come out '
-            'right. looked up: an LSTM whose state is replaced, after each letter, by the nearest mean state '
-            f'of an answer, at T = {results["plan"]["controls"]}.')
+            '1024 n below; foretold: the same every so many steps, which the weights say, at the longest T. '
+            'safe: the greatest n for which every word of every length is proved to come out right. looked '
+            'up: an LSTM whose state is replaced, after each letter, by the nearest mean state of an answer, '
+            f'at T = {results["plan"]["controls"]}.')
     return f'{markdown_table(head, lines)}\n\n{text}'
 
 def sources_table(

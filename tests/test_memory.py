@@ -342,10 +342,12 @@ TINY = MemoryPlan(('parity',), ('householder-5', 'lstm'), ('flip_flop',), seeds=
 
 def test_a_study_goes_on_where_it_was(tmp_path):
     results = memory_study(TINY, tmp_path/'a', progress=False)
-    assert len(results['runs']) == 8 and not memory_jobs(TINY, tmp_path/'a')
+    assert len(results['runs']) == 9 and not memory_jobs(TINY, tmp_path/'a')
     row, shorter = (next(r for r in results['runs'] if (r['task'], r['model'], r.get('trained')) == ('parity', 'householder-5', n))
                     for n in (16, 8))
-    assert shorter['rest']['16'] == [300, 1] and 'foretold' in shorter and 'noise' not in shorter
+    foretold = next(r for r in results['runs'] if r['kind'] == 'interval')
+    assert foretold['rest'] == {str(foretold['every']): [300, 1]}
+    assert 'foretold' in shorter and 'rest' not in shorter
     assert all(len(worth) == 3 for worth in row['sources'].values())
     assert row['learned'] and row['automaton'] and row['rest']['16'] == [300, 1] and row['safe'] >= 1
     (tmp_path/'a/runs/parity.householder-5.0.json').unlink()
