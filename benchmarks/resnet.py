@@ -138,6 +138,7 @@ CONTESTANTS = {
     'free fold': ours('fold', transition=FreeFold),
     'free fold, two layers': ours('fold', False, transition=FreeFold)}
 
+LONGER = {f'{name}, 4 × as long': (name, 4) for name in ('fold, two layers', 'pre-norm, 1/√L, MaxMin')}   # about as long as a fold
 
 CONTROLS = [n for n in CONTESTANTS if 'two layers' in n or 'free' in n or 'MaxMin' in n]      # no Jacobians of these
 
@@ -217,8 +218,8 @@ class Task:
 
 TASKS = {
     'tent': Task(tent, (4000, 1000, 2000), 16, 8, 60, 200, (1.5e-3, 4e-3, 1e-2, 2.5e-2),
-                 ('fold', 'fold, two layers', 'free fold, two layers', 'pre-norm, 1/√L, MaxMin', 'pre-norm, 1/√L', 'weight-tied'),
-                 ('ReZero', 'plain', 'pre-norm', 'collapse, two layers', 'its DEQ', 'carousel, two layers', 'normed, two layers',
+                 ('fold', 'fold, two layers', 'free fold, two layers', 'pre-norm, 1/√L, MaxMin', *LONGER),
+                 ('weight-tied', 'pre-norm, 1/√L', 'ReZero', 'plain', 'pre-norm', 'collapse, two layers', 'its DEQ', 'carousel, two layers', 'normed, two layers',
                   'RevNet, 1/√L', 'momentum net', 'collapse', 'free fold', 'carousel', 'normed')),
     'digits': Task(digits, (1000, 297, 500), 16, 64, 20, 100, (1e-3, 3e-3, 1e-2),
                    ('pre-norm, 1/√L', 'ReZero', 'weight-tied', 'its DEQ', 'fold', 'fold, two layers', 'free fold, two layers',
@@ -251,12 +252,13 @@ def train(name, task, args, seed, rate, steps=None, L=None):
     (train_set, held, test), classes = task.data(args, seed, task.sizes)
     X, Y = train_set
     L = L or task.L
+    network, factor = LONGER.get(name, (name, 1))
     torch.manual_seed(seed)
-    model = Classifier(X[0], CONTESTANTS[name](task.D, L, make_block(task.block)), task.D, classes)
+    model = Classifier(X[0], CONTESTANTS[network](task.D, L, make_block(task.block)), task.D, classes)
     net = model.net
     if hasattr(net, 'how'): net.how = dataclasses.replace(net.how, tol=1e-3)
     optimizer = torch.optim.Adam(model.parameters(), rate)
-    total = steps or task.epochs*math.ceil(len(X)/task.batch)
+    total = steps or factor*task.epochs*math.ceil(len(X)/task.batch)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda k: min((k + 1)/(.1*total), (1 + math.cos(math.pi*k/total))/2))
     done, seconds, curve, iterations, failed = 0, 0., [], [], 0
@@ -316,7 +318,7 @@ def jacobians(args, results):
     for L in (4, 8) if args.quick else args.depths:
         for name in args.only:
             if results.late: return
-            if name in CONTROLS or results.has('jacobians', name=name, L=L): continue
+            if name in CONTROLS or name in LONGER or results.has('jacobians', name=name, L=L): continue
             torch.manual_seed(0)
             block = make_block('dense')
             fresh = [CONTESTANTS[name](task.D, L, block) for _ in range(3)]
@@ -358,7 +360,8 @@ def main():
     parser = Options(__doc__, 'resnet')
     parts = ['jacobians', *TASKS]
     parser.add_argument('--part', action='append', choices=parts, help='these parts alone (repeat it)')
-    parser.add_argument('--only', nargs='+', default=list(CONTESTANTS), choices=list(CONTESTANTS), metavar='NAME')
+    parser.add_argument('--only', nargs='+', default=[*CONTESTANTS, *LONGER], choices=[*CONTESTANTS, *LONGER],
+                        metavar='NAME')
     parser.add_argument('--seeds', type=int, default=5)
     parser.add_argument('--depths', type=int, nargs='+', default=[4, 16, 64, 256], help='of the Jacobians')
     parser.add_argument('--rates', type=float, nargs='+', help="learning rates, instead of the task's own")
