@@ -165,7 +165,7 @@ def timed(work):
     start = computed()
     return work(), computed() - start
 
-WHAT = 'mutants of exported functions: how many a notebook or the tests noticed, and which nobody did'
+WHAT = 'mutants of exported functions: how many a notebook or the tests noticed (tests null: not run), and which nobody did'
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -219,7 +219,7 @@ def main():
         kept = json.loads(args.json.read_text()) if args.json.exists() else dict(what=WHAT, modules=[], survivors=[])
         for rows in (kept['modules'], kept['survivors']): rows[:] = [r for r in rows if r['module'] != args.module]
         kept['modules'].append(dict(module=args.module, mutants=total, tried=len(found), seed=args.seed,
-                                    notebook=counts['notebook'], tests=counts['tests']))
+                                    notebook=counts['notebook'], tests=counts['tests'] if longer else None))
         kept['survivors'] += [dict(module=args.module, **s) for s in survivors]
         args.json.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + '\n')
 
