@@ -8,14 +8,16 @@
 Times are medians of device events after warm-up, on random data; in each round every contestant has its turn. Outputs are checked against float64 in the same run: `error` is relative, over all numbers.
 Floors are counted: operations over the rate of a large bfloat16 product, or bytes over the rate of a large copy, both measured at the start; whichever is longer.
 """
-import argparse, copy, gc, json, os, pathlib, platform, re, statistics, subprocess, sys, tempfile, time, warnings
+import argparse, copy, gc, os, platform, re, subprocess, sys, tempfile, time, warnings
 
 os.environ.pop('TRITON_INTERPRET', None)
 import torch
 if '--smoke' in sys.argv and not torch.cuda.is_available(): os.environ['TRITON_INTERPRET'] = '1'
 from torch import nn
+from common import RESULTS, summary, write
 from deq_irnn.equilibrium_rnn import DiagonalGRUCell, EquilibriumRNN
 from deq_irnn.irnn import IRNN
+from deq_irnn.isometry import orthogonal_scan
 from deq_irnn.root_irnn import IsometricRNN, RootIRNN
 from deq_irnn.scan import affine_scan
 from deq_irnn.solvers import Anderson, Broyden, Picard, Solve, solve
@@ -65,7 +67,7 @@ def compare(contestants, rounds=5, slow=4.):
             if times[name][0] < slow: times[name].append(clock(contestants[name]))
     for name, t in times.items():
         t = t[1:] or t
-        out[name].update(median=statistics.median(t), min=min(t), max=max(t), repeats=len(t))
+        out[name].update(summary(t))
     return out
 
 def rates():
@@ -269,7 +271,7 @@ def compiled(widths):
 # ---- (c) scans, (d) sequences -----------------------------------------------------------------------------------------------------
 
 def scans(small, spend):
-    "Diagonal affine scans, forward and backward, beside accelerated-scan where it installs."
+    "Diagonal affine scans, forward and backward, beside accelerated-scan where it installs; then scans of small dense rotations."
     rows = []
     for T, B, D in ([(64, 2, 8)] if small else [(2048, 8, 512), (16384, 8, 512), (65536, 1, 512)]):
         if spend(): break
@@ -283,6 +285,16 @@ def scans(small, spend):
         found = [dict(name=n, T=T, B=B, D=D, error=error(runs[n]().detach(), exact) if 'median' in t else None, **t) for n, t in compare(runs).items()]
         rows += found + ([] if warp_scan else [dict(name='accelerated_scan.warp', T=T, B=B, D=D, skipped='not installed')])
         show(f'affine scan, forward + backward, T={T} B={B} D={D}', rows[-2:], ('peak_MiB', 'error'))
+    for T, B, D, d in ([(64, 2, 8, 4)] if small else [(2048, 8, 512, 4), (8192, 8, 256, 4)]):
+        if spend(): break
+        R = torch.linalg.qr(torch.randn(T, B, D//d, d, d, device=DEVICE))[0].requires_grad_()
+        b = torch.randn(T, B, D, device=DEVICE, requires_grad=True)
+        def turned(): h = orthogonal_scan(R, b); torch.autograd.grad(h.square().mean(), (R, b)); return h
+        h, exact = torch.zeros(B, d, D//d, device=DEVICE, dtype=torch.float64), []
+        for A, u in zip(R.detach().double(), b.detach().double()): h = torch.einsum('bkij,bjk->bik', A, h) + u.unflatten(1, (d, -1)); exact.append(h.flatten(1))
+        exact = torch.stack(exact)
+        rows += [dict(name=n, T=T, B=B, D=D, block=d, error=error(turned().detach(), exact) if 'median' in t else None, **t) for n, t in compare({'orthogonal_scan': turned}).items()]
+        show(f'scan of {d}×{d} rotations, forward + backward, T={T} B={B} D={D}', rows[-1:], ('peak_MiB', 'error'))
     return rows
 
 def sequences(small, spend):
@@ -313,9 +325,7 @@ def main():
     parser.add_argument('--out', default=None, help='where to write (default results/gpu.json; results/kernel.json with --compile)')
     args = parser.parse_args()
     warnings.simplefilter('ignore')
-    results = pathlib.Path(__file__).parent.parent/'results'
-    def write(path, content): pathlib.Path(path).write_text(json.dumps(content, indent=1, ensure_ascii=False) + '\n')
-    if args.compile is not None: return write(args.out or results/'kernel.json', compiled(args.compile or (32, 64, 128, 256)))
+    if args.compile is not None: return write(args.out or RESULTS/'kernel.json', compiled(args.compile or (32, 64, 128, 256)))
     if not (CUDA or args.smoke): sys.exit('benchmarks/gpu.py: torch finds no GPU here; --compile and --smoke run without one')
     start, rate = time.time(), rates()
     card = torch.cuda.get_device_properties(0) if CUDA else None
@@ -327,7 +337,7 @@ def main():
         def spend(): return time.time() > until and (result['left_out'].append(part) or True)
         result['parts'][part] = dict(kernel=lambda: kernel(args.smoke, spend, rate), recurrent=lambda: recurrent(args.smoke, spend, rate), solvers=lambda: solvers(args.smoke, spend),
                                      sequences=lambda: sequences(args.smoke, spend), scans=lambda: scans(args.smoke, spend))[part]()
-        if args.out or not args.smoke: write(args.out or results/'gpu.json', result)                # after each part: a run cut short keeps what it has
+        if args.out or not args.smoke: write(args.out or RESULTS/'gpu.json', result)                # after each part: a run cut short keeps what it has
     print(f'\n{time.time() - start:.0f} s' + (f"; left out for lack of time, in part: {', '.join(result['left_out'])}" if result['left_out'] else ''))
 
 

@@ -178,25 +178,25 @@ def times(problem, rounds):
     return rows
 
 
-def double_in_jax(on):
-    if jax: jax.config.update('jax_enable_x64', on)
-
-
 def main():
-    args = Options(__doc__, 'peers', rounds=7).parse_args()
+    options = Options(__doc__, 'peers', rounds=7)
+    options.add_argument('--only', choices=('counts', 'rows'), help='one part alone')
+    args = options.parse_args()
     torch.set_num_threads(args.threads[0])
     warnings.simplefilter('ignore')
     installed = {name for names in packages_distributions().values() for name in names}
     names = [n for n in maps.MAPS if '256×512' not in n and (not args.quick or n.startswith('sym'))]
     result = dict(what='evaluations of f per sample, float64; cost in bare evaluations of f, float32, one process', max_iter=MAX_ITER,
                   versions={name: version(name) for name in ('silva-networks', 'jax', 'jaxopt', 'optimistix') if name in installed}, **machine(), load=os.getloadavg()[0])
-    double_in_jax(True)
-    result['counts'] = [r for name in names for r in counts(name)]
-    write(args.out, result, finished=False)
-    double_in_jax(False)                        # (with it jaxopt's Anderson mixes float32 and float64, and raises)
     timed = [name for name in maps.MAPS if any(name.startswith(t) for t in TIMED[:1 if args.quick else None])]
-    result['rows'] = [r for name in timed for r in times(name, args.rounds)]
-    write(args.out, result)
+    # (in JAX's double mode jaxopt's Anderson mixes float32 and float64, and raises)
+    for key, part, chosen, double in (('counts', counts, names, True), ('rows', lambda n: times(n, args.rounds), timed, False)):
+        result[key] = []
+        if jax: jax.config.update('jax_enable_x64', double)
+        for name in chosen if args.only in (None, key) else ():
+            result[key] += part(name)
+            write(args.out, result, finished=False)
+    write(args.out, result, finished=not args.only)
 
 
 if __name__ == '__main__': main()

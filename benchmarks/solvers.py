@@ -80,20 +80,17 @@ def reached(row):
     return f"{row['mean']:.1f}" + (f" ({row['failed']})" if row['failed'] else '')
 
 
-def counts(problems):
-    "All maps and contestants."
-    rows = []
-    for problem in problems:
-        found = {}
-        for name, make in CONTESTANTS.items():
-            f, x = maps.make(problem)
-            watched, x = Watched(copy.deepcopy(f).double()), x.double()
-            with torch.no_grad(): make(watched, x, TOLERANCES[-1]/2)()
-            found[name] = needed(torch.stack(watched.seen[:MAX_ITER]), dict(problem=problem, name=name))
-        rows += [r for each in found.values() for r in each]
-        print(f'\n{problem}: evaluations per sample (failed)')
-        table(('', *(f'{t:g}' for t in TOLERANCES)), [(name, *map(reached, each)) for name, each in found.items()])
-    return rows
+def counts(problem, contestants=CONTESTANTS):
+    "The rows of one map."
+    f, x = maps.make(problem)
+    rows = {}
+    for name, make in contestants.items():
+        watched = Watched(copy.deepcopy(f).double())
+        with torch.no_grad(): make(watched, x.double(), TOLERANCES[-1]/2)()
+        rows[name] = needed(torch.stack(watched.seen[:MAX_ITER]), dict(problem=problem, name=name))
+    print(f'\n{problem}: evaluations per sample (failed)')
+    table(('', *(f'{t:g}' for t in TOLERANCES)), [(name, *map(reached, each)) for name, each in rows.items()])
+    return [r for each in rows.values() for r in each]
 
 
 # ---- times
@@ -167,14 +164,14 @@ def show(problem, rows):
            for r in rows])
 
 
-def times(problems, rounds, tolerances=(1e-4,)):
+def times(problem, rounds, tol=1e-4):
+    "The rows of one map, forward, and forward and backward."
+    f, x = maps.make(problem)
     rows = []
-    for problem in problems:
-        for tol in tolerances:
-            for backward in (False, True):
-                found = measure(*maps.make(problem), tol, backward, rounds)
-                rows += [dict(problem=problem, **r) for r in found]
-                show(problem, found)
+    for backward in (False, True):
+        found = measure(f, x, tol, backward, rounds)
+        rows += [dict(problem=problem, **r) for r in found]
+        show(problem, found)
     return rows
 
 
@@ -190,10 +187,12 @@ def main():
     result = dict(what='evaluations of f per sample, float64; seconds to the tolerance, float32, in turn in one process',
                   max_iter=MAX_ITER, torchdeq=torchdeq and getattr(torchdeq, '__version__', '0.1.0'), **machine(),
                   load=os.getloadavg()[0], counts=[], rows=[])
-    if args.only != 'times': result['counts'] = counts([n for n in names if '256×512' not in n])
-    write(args.out, result, finished=False)
+    counted = [n for n in names if '256×512' not in n]
     timed = [n for n in names if args.problems or any(n.startswith(t) for t in TIMED)]
-    if args.only != 'counts': result['rows'] = times(timed, args.rounds)
+    for key, part, chosen in (('counts', counts, counted), ('rows', lambda n: times(n, args.rounds), timed)):
+        for name in chosen if args.only in (None, 'times' if key == 'rows' else key) else ():
+            result[key] += part(name)
+            write(args.out, result, finished=False)
     write(args.out, result, finished=not (args.problems or args.only))       # a part stays beside the whole
 
 

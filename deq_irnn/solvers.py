@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 # %% ../nbs/01_solvers.ipynb #180fbecb
 from .fixed_point import (Packing, Solution, at_least_float32, check_choice, check_number,
@@ -400,7 +401,7 @@ def root(
     g:Callable[..., Any],  # g(z, *args): from a state to one of the same shapes
     z0:Any,  # the start: a tensor (B, …), or a nested tuple / list / dict of such
     solver:Solver=Newton(),  # such as Newton() or NewtonKrylov(), or your own
-    tol:float=1e-8,                                         # bound on ‖g(z)‖/‖g(z0)‖
+    tol:float | None=None,  # bound on ‖g(z)‖/‖g(z0)‖; None: 1e-8, or 16 roundings of a coarser dtype
     atol:float=0.,  # bound on ‖g(z)‖ (give it where z0 may already be a root)
     max_iter:int=100,                                       # iterations at most
     args:tuple=(),                                          # injections, as for `solve`
@@ -410,6 +411,9 @@ def root(
     what:str='root',                                        # names the solve in messages
 ) -> Solution:                                              # `residual` is ‖g(z)‖/‖g(z0)‖
     "Find g(z, *args) = 0 for every sample of the batch; no gradient. Else as `solve`."
+    if tol is None:
+        floats = (t for t in tree_leaves(z0) if isinstance(t, Tensor) and t.is_floating_point())
+        tol = max([1e-8, *(16*torch.finfo(t.dtype).eps for t in floats)])
     how = Solve(solver, tol, atol, max_iter, on_failure)
     return how(g, z0, args, root=True, trace=trace, check_every=check_every, what=what)
 

@@ -265,3 +265,10 @@ def test_the_ring_holds_the_last_differences(every):
             R, F = (torch.cat(t[max(0, i-3):i+1]).diff(dim=0) for t in ([v - p for v, p in zip(values, points)], values))
             z = z - torch.linalg.lstsq(R.T, (values[i] - points[i]).T).solution.T @ F
         torch.testing.assert_close(points[i+1], z, rtol=1e-6, atol=1e-9)
+
+@pytest.mark.parametrize('dtype', (torch.float64, torch.float32, torch.bfloat16), ids=str)
+def test_root_asks_for_no_more_than_the_precision_gives(dtype):
+    g = torch.Generator().manual_seed(0)
+    W, b = (torch.randn(n, 8, generator=g, dtype=torch.float64).to(dtype) for n in (8, 40))
+    sol = root(lambda z: z + .2*torch.tanh(z @ W) - b, torch.full((40, 8), 3., dtype=dtype), on_failure='raise')
+    assert sol.converged.all() and (dtype != torch.float64 or sol.residual.max() <= 1e-8)
