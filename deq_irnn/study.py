@@ -172,7 +172,7 @@ PRESETS = {
                               epochs=20, trial_epochs=5, **{**FAIR, 'params': 2_000}),
     'factorial-permuted': Plan('the same questions on permuted digits', 'permuted_digits', KEY, **FAIR),
     'factorial-padded': Plan('the same questions: 8 rows of a digit, then noise to T = 200', 'padded_digits',
-                             KEY, dict(length=200, copies=10), epochs=10, trial_epochs=2, **FAIR),
+                             KEY, dict(length=200, copies=10), epochs=10, trial_epochs=8, **FAIR),
     'factorial-copy': Plan('the same questions: copy memory, 100 steps of delay', 'copy', KEY,
                            dict(delay=100, train_size=10000), epochs=10, trial_epochs=2, **FAIR),
     'factorial-adding': Plan('the same questions: the adding problem, T = 200', 'adding', KEY,
