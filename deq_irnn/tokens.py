@@ -28,7 +28,7 @@ class Tiles:
     "The reflected iteration on tiles of tokens: how the work is laid out. Changes the speed, not the answer."
     size: int = 131072                      # numbers per tile on the CPU: one tile stays in the cache
     first: int = 9                          # iterations of every tile; the stragglers of all are pooled then
-    newton: int = 25                        # of `max_iter`, the last: Newton steps, for who is still not there
+    newton: int = 25                        # of `max_iter`, the last: Newton steps for those not there yet
     kernel: bool | Literal['auto'] = 'auto' # room 35's, on a GPU; True: everywhere (tests)
 
     def __post_init__(self):
@@ -112,7 +112,7 @@ class Block:
     V: Tensor                   # (d, d)
     C: Tensor                   # (d, d)
     norm: float = 1.            # no less than ‖U‖₂
-    slope: Callable[..., Tensor] | None = None  # act′(u, *extra) from act(u, *extra) and extra; None: not known
+    slope: Callable[..., Tensor] | None = None  # act′(u, *extra) from its value and extra; None: not known
 
     def to(self,
         dtype:torch.dtype,
