@@ -12,6 +12,7 @@
 Every network has 2D² weights a layer (two matrices, or two convolutions): a layer at rest has U and W.
 A weight-tied one has a single layer, as much wider as it takes. Each learning rate is chosen by its
 accuracy on held-out samples with seed 0; then seed after seed for the finalists of the task.
+Those '4 × as long' are trained for about the time that a fold at rest takes.
 Fashion-MNIST: Debian's package dataset-fashion-mnist (apt-get install, or apt-get download and dpkg-deb -x),
 in /usr/share/datasets/fashion-mnist, or the folder that --fashion names.
 """
