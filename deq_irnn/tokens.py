@@ -28,7 +28,7 @@ class Tiles:
     "The reflected iteration on tiles of tokens: how the work is laid out. Changes the speed, not the answer."
     size: int = 131072                      # numbers per tile on the CPU: one tile stays in the cache
     first: int = 9                          # iterations of every tile; the stragglers of all are pooled then
-    newton: int = 25                        # of `max_iter`, the last: Newton steps for those not there yet
+    newton: int = 25                        # the last of `max_iter`: Newton steps, for who is not there yet
     kernel: bool | Literal['auto'] = 'auto' # room 35's, on a GPU; True: everywhere (tests)
 
     def __post_init__(self):
@@ -112,7 +112,7 @@ class Block:
     V: Tensor                   # (d, d)
     C: Tensor                   # (d, d)
     norm: float = 1.            # no less than ‖U‖₂
-    slope: Callable[..., Tensor] | None = None  # act′(u, *extra) from its value and extra; None: not known
+    slope: Callable[..., Tensor] | None = None  # act′ from act(u, *extra) and extra; None: not known
 
     def to(self,
         dtype:torch.dtype,
@@ -266,7 +266,7 @@ def _go_on(
         rest.put(part, block.iterate(w, q @ block.V, e, how, max_iter, used))
         if dtype != rest.s.dtype: rest.gap[part] += torch.inf       # s was rounded: to be judged
 
-# %% ../nbs/33_tokens.ipynb #12db5824
+# %% ../nbs/33_tokens.ipynb #3f15a527
 @torch.no_grad()
 def _newton(
     block:Block,               # with its slope
@@ -309,7 +309,7 @@ def _newton(
         rest.iterations[part] = how.max_iter - left
         rest.gap[part] = torch.inf                                      # to be judged
 
-# %% ../nbs/33_tokens.ipynb #415be91f
+# %% ../nbs/33_tokens.ipynb #b06a8544
 @torch.no_grad()
 def solve_block(
     block:Block,
