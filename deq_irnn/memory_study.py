@@ -243,7 +243,7 @@ def small_lstm(
 RESETTERS: dict[str, Callable[[Automaton], TokenClassifier]] = {
     'at rest': on_a_line, 'free': partial(on_a_line, rest=False), 'lstm': small_lstm}
 
-# %% ../nbs/47_memory_study.ipynb #63e9235d
+# %% ../nbs/47_memory_study.ipynb #008db62a
 def k_means(
     h:Tensor,         # (n, D), states
     k:int,            # how many memories
@@ -317,7 +317,7 @@ def sources(
         return [len(X), pure, tracker.accuracy(length, rest, samples, seed)]
     return {name: worth(X) for name, X in found.items()}
 
-# %% ../nbs/47_memory_study.ipynb #aac1ab87
+# %% ../nbs/47_memory_study.ipynb #990b2abb
 @dataclass(frozen=True)
 class CopyTask:
     "Write a symbol into one slot after the other, then keep them all while blanks are read."
@@ -585,12 +585,14 @@ class MemoryJob:
     ) -> dict[str, Any]:
         "How often it must come to rest, foretold from its weights; and the longest words, read like that."
         net, went, lr = self.trained(tell)
-        tracker, longest = Tracker(net, find_automaton(self.task)), self.plan.longest
+        a, longest = find_automaton(self.task), self.plan.longest
+        found = dict(kind='interval', lr=lr, rest={}, free={}, **asdict(went))
+        if self.right(net, a, self.recipe.longest) <= .95: return found  # it has not learned
+        tracker = Tracker(net, a)
         X = tracker.memories()
         every = tracker.interval(X)
         accuracy = tracker.accuracy(longest, Attractors(X, every=every), self.plan.samples, self.seed)
-        rest = {str(every): [longest, accuracy]}
-        return dict(kind='interval', lr=lr, every=every, rest=rest, free={}, **asdict(went))
+        return found | dict(every=every, rest={str(every): [longest, accuracy]})
 
     def reset(self,
         tell:Callable[[], object],   # is called now and then
@@ -735,7 +737,7 @@ def in_a_line(
     return (f'{row["task"]} {row["model"]} seed {row["seed"]}: {row["status"]} at {row["length"]}, '
             f'{row["seconds"]:.0f} s; free {far}' + (f'; at rest {rest}' if rest else ''))
 
-# %% ../nbs/47_memory_study.ipynb #5fb3a2e3
+# %% ../nbs/47_memory_study.ipynb #2ff64d21
 def of_kind(
     results:Results,  # of a study of memory
     kind:str,         # 'carry', 'copy' or 'reset'

@@ -358,9 +358,9 @@ def test_a_study_goes_on_where_it_was(tmp_path):
     assert 'seed 0' in in_a_line(row)
 
 def test_command(tmp_path, capsys):
-    few = ['--tasks', 'parity', '--models', 'householder-5', '--resets', '', '--copiers', '', '--steps', '3', '--longest', '64', '--out', str(tmp_path)]
+    few = ['--shorter-seeds', '1', '--tasks', 'parity', '--models', 'householder-5', '--resets', '', '--copiers', '', '--steps', '3', '--longest', '64', '--out', str(tmp_path)]
     assert memory_main([*few, '--seeds', '1', '--save', str(tmp_path/'s.json')]) == 0
-    assert '| parity' in capsys.readouterr().out and len(json.loads((tmp_path/'s.json').read_text())['runs']) == 1
+    assert '| parity' in capsys.readouterr().out and len(json.loads((tmp_path/'s.json').read_text())['runs']) == 3
     assert memory_main(['--resume', '--out', str(tmp_path), '--steps', '5']) == 2 and 'recipe' in capsys.readouterr().err
     for wrong in (['--tasks', 'nope'], ['--seeds', '0'], ['--resets', 'nope'], ['--models', 'nope'], ['--copiers', 'nope']):
         assert memory_main([*wrong, '--out', str(tmp_path)]) == 2
