@@ -137,9 +137,9 @@ def test_the_scale_of_the_input_does_not_matter(solver):
 def test_anderson_is_faster_than_plain_iteration_at_any_scale(scale):
     W, x = symmetric()
     W, x = W.float(), 10*scale*x.float()
-    n = [solve(lambda z: scale*torch.tanh(z @ W/scale + x/scale), torch.zeros_like(x), s, tol=1e-6, max_iter=300).iterations.double().mean()
-         for s in (Picard(), Anderson(6))]
-    assert n[1] < .7*n[0]
+    n = [solve(lambda z: scale*torch.tanh(z @ W/scale + x/scale), torch.zeros_like(x), s, tol=1e-6, max_iter=300).n_eval
+         for s in (Picard(), Anderson(6, every=3), Anderson(6))]
+    assert n[1] < .6*n[0] and n[2] <= n[1] + 1                # the default mixes in every fourth step: 17 of 27
 
 @pytest.mark.parametrize('dtype', (torch.float16, torch.bfloat16))
 @pytest.mark.parametrize('solver', (Anderson(), Broyden()), ids=lambda s: type(s).__name__)
