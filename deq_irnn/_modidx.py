@@ -615,7 +615,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                'deq_irnn.loop.Residual': ('loop.html#residual', 'deq_irnn/loop.py'),
                                'deq_irnn.loop.Residual.__call__': ('loop.html#residual.__call__', 'deq_irnn/loop.py'),
                                'deq_irnn.loop.Residual.__init__': ('loop.html#residual.__init__', 'deq_irnn/loop.py'),
-                               'deq_irnn.loop.Residual.at': ('loop.html#residual.at', 'deq_irnn/loop.py'),
                                'deq_irnn.loop.Residual.point': ('loop.html#residual.point', 'deq_irnn/loop.py'),
                                'deq_irnn.loop.Samples': ('loop.html#samples', 'deq_irnn/loop.py'),
                                'deq_irnn.loop.Shared': ('loop.html#shared', 'deq_irnn/loop.py'),

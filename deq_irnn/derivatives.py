@@ -262,8 +262,8 @@ class Problem:
         "`RuntimeError` where `value` shows that f was another one during the solve."
         if torch.is_autocast_enabled(value.device.type): return
         value, z = value.detach(), solution.z
-        size, off = torch.maximum(row_norm(value), row_norm(z)), row_norm(value - z)
-        limit = independence_slack(self.how.tol, z.dtype)*size + 10*self.how.atol
+        limit = independence_slack(self.how.tol, z.dtype)*row_norm(z) + 10*self.how.atol
+        off = row_norm(value - z)
         if bool((solution.converged & (off > limit)).any()): raise RuntimeError(DEPENDENT)
 
     def reported(

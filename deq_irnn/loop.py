@@ -133,21 +133,20 @@ class Residual:
         self.count = 0
 
     def __call__(self, z:Tensor) -> Tensor:
-        return self.at(z)[1]
+        return self.point(z).r
 
-    def at(self, z:Tensor) -> tuple[Tensor, Tensor]:
-        "f(z) and f(z) − z; `ValueError` with advice where f cannot do with a part of the batch."
+    def point(self, z:Tensor) -> Point:
+        """The `Point` at z.
+
+        `ValueError` where f changed z in place, and with advice where it cannot do with a part of
+        the batch."""
         self.count += 1
-        try: return self.evaluate(z, self.injections.values)
+        version = z._version
+        try: fz, r = self.evaluate(z, self.injections.values)
         except (RuntimeError, ValueError) as e:
             if not self.injections.shrunk: raise
             raise ValueError(f'f fails once samples that are done have left ({e}): does it close '
                 'over a tensor that has the batch? Pass that in args') from e
-
-    def point(self, z:Tensor) -> Point:
-        "The `Point` at z; `ValueError` where f changed z in place."
-        version = z._version
-        fz, r = self.at(z)
         if z._version != version:
             raise ValueError('f changed its argument z in place: write it without operations that '
                 'end in an underscore, out= or z[…] = …')
@@ -162,7 +161,6 @@ class Samples:
     residual: Tensor              # (n,) that relative residual
     start: Tensor                 # (n,) ‖r‖ at the start
     start_f: Tensor               # (n,) ‖f(z)‖ there
-    limit: Tensor                 # (n,) the ‖r‖ beyond which it is lost
     above: Tensor  # (n,) the smallest residual that is not yet good enough; −∞ once it is done
     iterations: Tensor            # (n,) iterations it needed
     status: Tensor                # (n,) a Status
@@ -232,7 +230,7 @@ class Batch:
         iterations = torch.zeros_like(inf, dtype=torch.long)
         self.samples = Samples(
             live=torch.ones_like(inf, dtype=torch.bool), best=at.z, residual=inf,
-            start=start, start_f=start_f, limit=(1e8*start).clamp_max(self.most),
+            start=start, start_f=start_f,
             above=torch.full_like(inf, tol).nextafter(inf), iterations=iterations,
             status=torch.full_like(iterations, int(Status.MAX_ITER)))
 
@@ -286,7 +284,8 @@ class Batch:
         if not self.sure and self.unsure(now):
             sizes = self.measure_well(at)
             now = self.now(sizes)
-        met = (now <= self.tol) | (sizes.r <= self.atol)
+        met = now <= self.tol
+        if self.atol: met = met | (sizes.r <= self.atol)
         if k > 1 and (last or k >= self.zero_at or stalled is not None):
             zero = self.try_zero(at, sizes, k, g, met, stalled, last)
             if zero is not None:
@@ -295,7 +294,7 @@ class Batch:
                 met = met | zero
         # it has never stood on firm ground
         if self.trials: lost = ~(now < torch.inf) & (s.residual == torch.inf)
-        else: lost = ~(sizes.r <= s.limit)                                      # (NaN is lost too)
+        else: lost = ~(1e-8*sizes.r <= s.start)                                 # (NaN is lost too)
         better = (now <= s.residual) | met
         if not self.far and bool(better.all()): s.best, s.residual = z, now
         else:
@@ -311,7 +310,7 @@ class Batch:
             why = torch.where(met, int(Status.CONVERGED), why)
             s.status = torch.where(done, why, s.status)
             s.iterations = torch.where(done, k, s.iterations)
-            s.above = torch.where(live, s.above, -torch.inf)
+            if left: s.above = torch.where(live, s.above, -torch.inf)
             s.live, self.left, self.frozen = live, left, True
         if last: s.iterations = torch.where(live, k, s.iterations)
         return now

@@ -8,6 +8,7 @@ __all__ = ['Picard', 'AndersonState', 'Anderson', 'Solve', 'solve', 'BroydenStat
 
 # %% ../nbs/01_solvers.ipynb #e07b109d
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -196,8 +197,9 @@ class Solve:
         # (tensors made in inference mode do not count their changes, so it ends here; its end
         # undoes no_grad, which therefore comes after it)
         try:
-            checked = checked and not torch.is_autocast_enabled(z.device.type)
-            plain = torch.autocast(z.device.type, enabled=False)
+            cast = torch.is_autocast_enabled(z.device.type)
+            checked = checked and not cast
+            plain = torch.autocast(z.device.type, enabled=False) if cast else nullcontext()
             with torch.inference_mode(False), torch.no_grad(), plain, cache_aside():
                 start = z.detach().clone()
                 return iterate(g, start, self.solver, self.tol, self.atol, self.max_iter,
@@ -251,7 +253,8 @@ class Broyden:
 
     def init(self, at:Point) -> BroydenState:
         "No steps yet."
-        return self.afresh(at.r.to(at_least_float32(at.r.dtype)))._replace(count=0)
+        r = at.r.to(at_least_float32(at.r.dtype))
+        return BroydenState(r[:, None], r.new_empty(len(r), 0, 0), r, 0)
 
     def afresh(self, r:Tensor) -> BroydenState:
         "Forget the guess; the step is Picard's."

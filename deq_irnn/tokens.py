@@ -149,7 +149,8 @@ class Block:
         slack = 4*torch.finfo(w.dtype).eps
         scale = 2/max(self.norm, 1.)                            # w moves twice as far as s
         tol, atol = scale*how.tol, scale*how.atol
-        out = rows = live = None                                # all tokens; those in the tile; who moves
+        rows = live = out = None                                # the tile's tokens; who moves; all tokens
+        frozen = []                                             # who is done and still in the tile
         n = len(w)                                              # how many move
         for k in range(1, max_iter + 1):
             u = torch.addmm(q, w, self.C)
@@ -168,22 +169,20 @@ class Block:
             n = len(left)
             count = torch.full_like(size, k, dtype=torch.long) if used is None else used + k
             found = Rest(s, count, (change + rounding)*(self.norm/2), size)
-            if end and out is None: return found
-            if out is None or rows is None:
-                out = Rest.of(torch.empty_like(w))
-                rows = torch.arange(len(w), device=w.device)
-            ends = live if end else ~moving if live is None else live & ~moving
-            if ends is None: out.put(rows, found)
-            else:
-                done = ends.nonzero()[:, 0]
-                out.put(rows.index_select(0, done), found.take(done))
+            if not end and n >= .7*len(w):                      # few are done: they stay, frozen
+                done = (~moving if live is None else live & ~moving).nonzero()[:, 0]
+                frozen.append((done, found.take(done)))
+                live = moving
+                continue
+            for done, part in frozen: found.put(done, part)
+            if rows is None and end: return found
+            if out is None: out, rows = Rest.of(torch.empty_like(w)), torch.arange(len(w), device=w.device)
+            out.put(rows, found)
             if end: break
-            live = moving
-            if len(left) < .7*len(w):                           # the tile shrinks; else they stay, frozen
-                rows, w, q = (t.index_select(0, left) for t in (rows, w, q))
-                extra = tuple(e.index_select(0, left) for e in extra)
-                used = None if used is None else used.index_select(0, left)
-                live = None
+            rows, w, q = (t.index_select(0, left) for t in (rows, w, q))    # the tile shrinks
+            extra = tuple(e.index_select(0, left) for e in extra)
+            used = None if used is None else used.index_select(0, left)
+            live, frozen = None, []
         assert out is not None                                  # max_iter is at least 1
         return out
 
