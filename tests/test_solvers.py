@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from deq_irnn.fixed_point import ConvergenceError, ConvergenceWarning, Status, relative_residual
 from deq_irnn.implicit import fixed_point
 from deq_irnn.loop import Point, Shared
-from deq_irnn.solvers import Anderson, Broyden, Newton, NewtonKrylov, Picard, Solve, root, solve
+from deq_irnn.solvers import Anderson, Broyden, Newton, NewtonKrylov, Picard, Solve, newton_step, root, solve
 
 SOLVERS = [Picard(), Picard(damping=.6), Anderson(), Anderson(memory=2, damping=.7),
            Anderson(every=1, gain=0.)]
@@ -301,3 +301,17 @@ def test_wrong_options_of_a_solve():
     for wrong, kind in ((dict(max_iter=2.5), TypeError), (dict(max_iter=0), ValueError), (dict(tol=-1.), ValueError),
                         (dict(atol=-1.), ValueError), (dict(on_failure='maybe'), ValueError), (dict(solver=Anderson), TypeError)):
         with pytest.raises(kind, match=next(iter(wrong))): Solve(**wrong)
+
+def test_a_singular_update_of_broyden_is_picards_step():
+    "Two residuals that are equal tell nothing of the Jacobian."
+    points = []
+    def f(z): points.append(z.item()); return z + 1
+    solve(f, torch.zeros(1, 1, dtype=torch.float64), Broyden(), max_iter=3, on_failure='ignore')
+    assert points == [0., 1., 2.]
+
+def test_newton_steps_nowhere_where_it_knows_nothing():
+    r = torch.tensor([[torch.inf, 0.], [-torch.inf, 1.], [torch.nan, 1.], [1., 2.]])
+    J = torch.eye(2).repeat(4, 1, 1)
+    J[3] = torch.nan
+    assert (newton_step(J, r) == 0).all()
+    assert torch.equal(newton_step(2*torch.eye(2)[None], torch.tensor([[1., 2.]])), torch.tensor([[-.5, -1.]]))
