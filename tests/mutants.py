@@ -184,6 +184,7 @@ def main():
     parser.add_argument('--no-pytest', action='store_true')
     parser.add_argument('-k', default='')
     parser.add_argument('--patience', type=float, default=900., help='seconds of computing after which a notebook is left to the tests')
+    parser.add_argument('--trust', action='store_true', help='the notebook and the tests pass as they are: do not look first')
     parser.add_argument('--again', action='store_true', help='only those that nobody noticed according to the file of --json')
     parser.add_argument('--json', type=lambda p: Path(p).resolve())
     args = parser.parse_args()
@@ -201,16 +202,19 @@ def main():
     if args.sample and args.sample < total: found = random.Random(args.seed).sample(found, args.sample)
     found.sort(key=lambda mutant: mutant[0])
     notebook = Notebook(module.cells, module.path.parent)
-    right, seconds = timed(lambda: in_child(lambda: notebook.up_to(len(module.cells)), args.patience))
+    right, seconds = 'passed', args.patience
+    if not args.trust: right, seconds = timed(lambda: in_child(lambda: notebook.up_to(len(module.cells)), args.patience))
     if right == 'noticed': raise SystemExit(f'{module.path.name} fails as it is')
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder)
         shutil.copytree(ROOT/'deq_irnn', package/'deq_irnn')
         longer = 0.
         if not args.no_pytest and module.tests:
-            right, longer = timed(lambda: run_pytest(package, module.tests, args.k, 1800))
+            right, longer = 'passed', 600.
+            if not args.trust: right, longer = timed(lambda: run_pytest(package, module.tests, args.k, 1800))
             if right != 'passed': raise SystemExit(f'{module.tests} fail as they are')
-        print(f'{len(found)} of {total} mutants of {args.module}; as it is, the notebook takes {seconds:.0f} s, the tests {longer:.0f} s', flush=True)
+        took = 'trusted' if args.trust else f'takes {seconds:.0f} s, the tests {longer:.0f} s'
+        print(f'{len(found)} of {total} mutants of {args.module}; as it is, the notebook {took}', flush=True)
         counts, survivors = Counter(), []
         for cell, old, line, what, new in found:
             notebook.up_to(cell)

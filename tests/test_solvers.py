@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from deq_irnn.fixed_point import ConvergenceError, ConvergenceWarning, Status, relative_residual
 from deq_irnn.implicit import fixed_point
 from deq_irnn.loop import Point, Shared
-from deq_irnn.solvers import Anderson, Broyden, Newton, NewtonKrylov, Picard, Solve, newton_step, root, solve
+from deq_irnn.solvers import Anderson, Broyden, Newton, NewtonKrylov, Picard, Solve, dogleg, newton_step, root, solve
 
 SOLVERS = [Picard(), Picard(damping=.6), Anderson(), Anderson(memory=2, damping=.7),
            Anderson(every=1, gain=0.)]
@@ -315,3 +315,17 @@ def test_newton_steps_nowhere_where_it_knows_nothing():
     J[3] = torch.nan
     assert (newton_step(J, r) == 0).all()
     assert torch.equal(newton_step(2*torch.eye(2)[None], torch.tensor([[1., 2.]])), torch.tensor([[-.5, -1.]]))
+
+@pytest.mark.parametrize('radius', (1e-6, .1, 1., 10.))
+def test_the_dogleg_ends_at_the_edge_of_its_region_or_at_the_newton_step(radius):
+    g = torch.Generator().manual_seed(0)
+    J, r, d = (torch.randn(60, *s, generator=g, dtype=torch.float64) for s in ((4, 4), (4,), (4,)))
+    d = .5 + d.abs()
+    newton = newton_step(J, r)
+    p = dogleg(J, r, newton, d, torch.full((60,), radius, dtype=torch.float64))
+    inside = (d*newton).norm(dim=1) <= radius
+    torch.testing.assert_close(p[inside], (d*newton)[inside])
+    torch.testing.assert_close(p[~inside].norm(dim=1), torch.full_like(p[~inside, 0], radius))
+    assert ((r + (J @ (p/d)[..., None])[..., 0]).norm(dim=1) < r.norm(dim=1)).all()     # downhill, by the linear model
+    steepest = -(J.mT @ r[..., None])[..., 0]/d
+    if radius == 1e-6: torch.testing.assert_close(p/radius, steepest/steepest.norm(dim=1, keepdim=True))
