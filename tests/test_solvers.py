@@ -329,3 +329,6 @@ def test_the_dogleg_ends_at_the_edge_of_its_region_or_at_the_newton_step(radius)
     assert ((r + (J @ (p/d)[..., None])[..., 0]).norm(dim=1) < r.norm(dim=1)).all()     # downhill, by the linear model
     steepest = -(J.mT @ r[..., None])[..., 0]/d
     if radius == 1e-6: torch.testing.assert_close(p/radius, steepest/steepest.norm(dim=1, keepdim=True))
+    change = (J @ (steepest/d)[..., None])[..., 0]              # and it bends where steepest descent is lowest
+    lowest = steepest*(-(change*r).sum(1)/(change**2).sum(1))[:, None]
+    torch.testing.assert_close(dogleg(J, r, newton, d, lowest.norm(dim=1)), lowest)
