@@ -7,7 +7,7 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 from deq_irnn.fixed_point import ConvergenceError, ConvergenceWarning, Status, relative_residual
 from deq_irnn.implicit import fixed_point
-from deq_irnn.loop import Point, Shared
+from deq_irnn.loop import Injections, Point, Residual, Shared
 from deq_irnn.solvers import Anderson, Broyden, Newton, NewtonKrylov, Picard, Solve, dogleg, newton_step, root, solve
 
 SOLVERS = [Picard(), Picard(damping=.6), Anderson(), Anderson(memory=2, damping=.7),
@@ -332,3 +332,10 @@ def test_the_dogleg_ends_at_the_edge_of_its_region_or_at_the_newton_step(radius)
     change = (J @ (steepest/d)[..., None])[..., 0]              # and it bends where steepest descent is lowest
     lowest = steepest*(-(change*r).sum(1)/(change**2).sum(1))[:, None]
     torch.testing.assert_close(dogleg(J, r, newton, d, lowest.norm(dim=1)), lowest)
+
+def test_newton_measures_coordinates_by_the_columns_of_the_jacobian():
+    A = torch.tensor([[1., 10.], [0., 2.]])
+    g = Residual(lambda z, args: (z + z @ A.T, z @ A.T), Injections((), 1))
+    at = g.point(torch.ones(1, 2))
+    _, state = Newton().step(g, at, Newton().init(at))
+    torch.testing.assert_close(state.scale[0], A.norm(dim=0))
