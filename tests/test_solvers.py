@@ -314,6 +314,7 @@ def test_newton_steps_nowhere_where_it_knows_nothing():
     J = torch.eye(2).repeat(4, 1, 1)
     J[3] = torch.nan
     assert (newton_step(J, r) == 0).all()
+    for far in (torch.inf, -torch.inf): assert newton_step(torch.ones(1, 1, 1), torch.tensor([[far]])) == 0
     assert torch.equal(newton_step(2*torch.eye(2)[None], torch.tensor([[1., 2.]])), torch.tensor([[-.5, -1.]]))
 
 @pytest.mark.parametrize('radius', (1e-6, .1, 1., 10.))
@@ -339,3 +340,7 @@ def test_newton_measures_coordinates_by_the_columns_of_the_jacobian():
     at = g.point(torch.ones(1, 2))
     _, state = Newton().step(g, at, Newton().init(at))
     torch.testing.assert_close(state.scale[0], A.norm(dim=0))
+
+def test_root_names_a_start_that_is_none():
+    with pytest.raises(TypeError, match='a state is a tensor'): root(lambda z: z, (torch.zeros(1, 1), 3))
+    with pytest.raises(TypeError, match='floating'): root(lambda z: z, torch.zeros(1, 1, dtype=torch.long))
