@@ -468,9 +468,9 @@ def _refuse_forward_mode(*tensors):
 
 # %% ../nbs/10_equilibrium_rnn.ipynb #5aa8fcc6
 class AttractorCell(nn.Module):
-    """A state at rest among memories (chapter 09) as a cell: h_t = A((1 − w) h_t + w R(x_t) h_{t−1}).
+    """A state at rest among memories (chapter 09) as a cell: h_t = step((1 − w) h_t + w R(x_t) h_{t−1}).
 
-    A is one evaluation of `rest`, R its transition. Where R takes a memory no farther than `reach()`
+    `step` is one evaluation of `rest`, R the transition. Where R takes a memory no farther than `reach()`
     from a memory, the equilibrium is the one near it, from any start."""
     explicit = False
 

@@ -117,13 +117,13 @@ def _adjoint(
 ) -> Tensor:
     "Backwards in time, the only part that has to go step by step. Returns μ = ∂L/∂s (K, T, B, D)."
     mu, first = torch.empty_like(delta), torch.empty_like(h)
-    M, D = [m.unbind() for m in mu], [d.unbind() for d in delta]
+    mus, deltas = [m.unbind() for m in mu], [d.unbind() for d in delta]
     for t, g in reversed([*enumerate(grad.unbind())]):
-        torch.add(h, g, out=M[-1][t])                           # all that reaches h_t
+        torch.add(h, g, out=mus[-1][t])                         # all that reaches h_t
         for i in reversed(range(len(steps))):
-            d = D[i][t].mul_(M[i][t])
-            torch.addmm(M[i][t], d, U, beta=steps[i][1], out=M[i-1][t] if i else first)
-        torch.mul(first, lift, out=h).sub_(M[-1][t])            # s_0 = lift·h, and h_t = s_K − h
+            d = deltas[i][t].mul_(mus[i][t])
+            torch.addmm(mus[i][t], d, U, beta=steps[i][1], out=mus[i-1][t] if i else first)
+        torch.mul(first, lift, out=h).sub_(mus[-1][t])            # s_0 = lift·h, and h_t = s_K − h
     return mu
 
 # %% ../nbs/36_euler_adjoint.ipynb #0183d168

@@ -209,9 +209,9 @@ def _chunked(
     C:int,  # chunks; what is left over at the end comes after them
 ) -> Tensor:  # the last state
     "`C` chunks side by side, in the three parts of chapter 05."
-    T, L = len(b), len(b)//C
-    main, rest = way.head(T, C*L), way.tail(T, C*L)
-    def split(x): return x[main].unflatten(0, (C, L)).transpose(0, 1)       # (L, C, …)
+    T, K = len(b), len(b)//C
+    main, rest = way.head(T, C*K), way.tail(T, C*K)
+    def split(x): return x[main].unflatten(0, (C, K)).transpose(0, 1)       # (K, C, …)
     A = a if kind.constant else split(a)
     X = split(b)
     P, ends = _as_one_step(kind, A, X, way)                                  # 1

@@ -193,7 +193,7 @@ def _find_kernel(
     p:Tensor,                   # (n, d)
     tol:float,                  # relative
 ) -> Callable[..., tuple[Tensor, Tensor]] | None:
-    "The kernel of chapter 35 where it serves these tokens, else None."
+    "The kernel of room 35 where it serves these tokens, else None."
     if tiles.kernel is False or tiles.kernel == 'auto' and not p.is_cuda: return None
     try: from deq_irnn.kernel import fits, rest
     except ImportError: return None                # no Triton here

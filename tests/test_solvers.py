@@ -7,8 +7,8 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 from deq_irnn.fixed_point import ConvergenceError, ConvergenceWarning, Status, relative_residual
 from deq_irnn.implicit import fixed_point
-from deq_irnn.loop import Shared
-from deq_irnn.solvers import Anderson, Broyden, Newton, NewtonKrylov, Picard, Solve, root, solve
+from deq_irnn.loop import Injections, Point, Residual, Shared
+from deq_irnn.solvers import Anderson, Broyden, Newton, NewtonKrylov, Picard, Solve, dogleg, newton_step, root, solve
 
 SOLVERS = [Picard(), Picard(damping=.6), Anderson(), Anderson(memory=2, damping=.7),
            Anderson(every=1, gain=0.)]
@@ -250,20 +250,24 @@ def test_hardly_any_small_system_where_mixing_does_not_pay():
             sol = solve(lambda z: rate*torch.tanh(z @ Q) + x, torch.zeros_like(x), tol=tol, max_iter=300)
         assert sol.converged.all() and sol.n_eval > 60 and weights.call_count < sol.n_eval/8
 
+@pytest.mark.parametrize('damping', (1., .5))
 @pytest.mark.parametrize('every', (1, 2, 5, 9))
-def test_the_ring_holds_the_last_differences(every):
+def test_the_ring_holds_the_last_differences(every, damping):
     "However seldom samples are mixed, and whatever is not recorded between: Anderson by the book, from all residuals."
     g = torch.Generator().manual_seed(0)
-    W, x, solver = torch.randn(20, 20, generator=g, dtype=torch.float64)/12, torch.randn(1, 20, generator=g, dtype=torch.float64), Anderson(3, every=every, ridge=0., gain=0.)
+    W, x = torch.randn(20, 20, generator=g, dtype=torch.float64)/12, torch.randn(1, 20, generator=g, dtype=torch.float64)
+    solver = Anderson(3, damping, ridge=0., every=every, gain=0.)
     points = []
     def f(z): points.append(z); return torch.tanh(z @ W + x)
     solve(f, torch.zeros_like(x), solver, tol=0., max_iter=20, on_failure='ignore')
     values = [f(z) for z in points[:20]]
+    residuals = [v - p for v, p in zip(values, points)]
     for i in range(1, 19):
-        z = values[i]
+        z, r = points[i] + damping*residuals[i], residuals[i]
         if (i + 1) % every == 0:
-            R, F = (torch.cat(t[max(0, i-3):i+1]).diff(dim=0) for t in ([v - p for v, p in zip(values, points)], values))
-            z = z - torch.linalg.lstsq(R.T, (values[i] - points[i]).T).solution.T @ F
+            R, F = (torch.cat(t[max(0, i-3):i+1]).diff(dim=0) for t in (residuals, values))
+            gamma = torch.linalg.lstsq(R.T, r.T).solution.T
+            z = values[i] - gamma @ F - (1 - damping)*(r - gamma @ R)
         torch.testing.assert_close(points[i+1], z, rtol=1e-6, atol=1e-9)
 
 @pytest.mark.parametrize('dtype', (torch.float64, torch.float32, torch.bfloat16), ids=str)
@@ -272,3 +276,71 @@ def test_root_asks_for_no_more_than_the_precision_gives(dtype):
     W, b = (torch.randn(n, 8, generator=g, dtype=torch.float64).to(dtype) for n in (8, 40))
     sol = root(lambda z: z + .2*torch.tanh(z @ W) - b, torch.full((40, 8), 3., dtype=dtype), on_failure='raise')
     assert sol.converged.all() and (dtype != torch.float64 or sol.residual.max() <= 1e-8)
+
+# --- what mutants showed that nobody noticed
+
+@pytest.mark.parametrize('solver', [Anderson(), Anderson(every=5, gain=0.), Anderson(every=1, gain=5.)], ids=str)
+def test_anderson_looks_where_a_mixture_is_due_and_nowhere_else(solver):
+    "The next look is ahead, and at a multiple of the shortest pace."
+    f, x = problem(5)
+    z = torch.zeros_like(x)
+    state = solver.init(Point(z, f(z, x), f(z, x) - z))
+    for _ in range(30):
+        fz = f(z, x)
+        z, state = solver.step(None, Point(z, fz, fz - z), state)
+        shortest = int(state.pace.min())
+        assert state.count < state.soonest <= state.count + max(2, shortest)
+        assert state.soonest % shortest == 0 or state.soonest == 2
+
+def test_root_steps_by_z_plus_g():
+    "Solvers made for z = f(z) see f(z) = z + g(z): Picard's iteration of z = cos z finds the root of cos z − z."
+    sol = root(lambda z: torch.cos(z) - z, torch.zeros(1, 1, dtype=torch.float64), Picard(), tol=1e-9)
+    assert sol.converged and abs(sol.z.item() - .7390851332) < 1e-8
+
+def test_wrong_options_of_a_solve():
+    for wrong, kind in ((dict(max_iter=2.5), TypeError), (dict(max_iter=0), ValueError), (dict(tol=-1.), ValueError),
+                        (dict(atol=-1.), ValueError), (dict(on_failure='maybe'), ValueError), (dict(solver=Anderson), TypeError)):
+        with pytest.raises(kind, match=next(iter(wrong))): Solve(**wrong)
+
+def test_a_singular_update_of_broyden_is_picards_step():
+    "Two residuals that are equal tell nothing of the Jacobian."
+    points = []
+    def f(z): points.append(z.item()); return z + 1
+    solve(f, torch.zeros(1, 1, dtype=torch.float64), Broyden(), max_iter=3, on_failure='ignore')
+    assert points == [0., 1., 2.]
+
+def test_newton_steps_nowhere_where_it_knows_nothing():
+    r = torch.tensor([[torch.inf, 0.], [-torch.inf, 1.], [torch.nan, 1.], [1., 2.]])
+    J = torch.eye(2).repeat(4, 1, 1)
+    J[3] = torch.nan
+    assert (newton_step(J, r) == 0).all()
+    for far in (torch.inf, -torch.inf): assert newton_step(torch.ones(1, 1, 1), torch.tensor([[far]])) == 0
+    assert torch.equal(newton_step(2*torch.eye(2)[None], torch.tensor([[1., 2.]])), torch.tensor([[-.5, -1.]]))
+
+@pytest.mark.parametrize('radius', (1e-6, .1, 1., 10.))
+def test_the_dogleg_ends_at_the_edge_of_its_region_or_at_the_newton_step(radius):
+    g = torch.Generator().manual_seed(0)
+    J, r, d = (torch.randn(60, *s, generator=g, dtype=torch.float64) for s in ((4, 4), (4,), (4,)))
+    d = .5 + d.abs()
+    newton = newton_step(J, r)
+    p = dogleg(J, r, newton, d, torch.full((60,), radius, dtype=torch.float64))
+    inside = (d*newton).norm(dim=1) <= radius
+    torch.testing.assert_close(p[inside], (d*newton)[inside])
+    torch.testing.assert_close(p[~inside].norm(dim=1), torch.full_like(p[~inside, 0], radius))
+    assert ((r + (J @ (p/d)[..., None])[..., 0]).norm(dim=1) < r.norm(dim=1)).all()     # downhill, by the linear model
+    steepest = -(J.mT @ r[..., None])[..., 0]/d
+    if radius == 1e-6: torch.testing.assert_close(p/radius, steepest/steepest.norm(dim=1, keepdim=True))
+    change = (J @ (steepest/d)[..., None])[..., 0]              # and it bends where steepest descent is lowest
+    lowest = steepest*(-(change*r).sum(1)/(change**2).sum(1))[:, None]
+    torch.testing.assert_close(dogleg(J, r, newton, d, lowest.norm(dim=1)), lowest)
+
+def test_newton_measures_coordinates_by_the_columns_of_the_jacobian():
+    A = torch.tensor([[1., 10.], [0., 2.]])
+    g = Residual(lambda z, args: (z + z @ A.T, z @ A.T), Injections((), 1))
+    at = g.point(torch.ones(1, 2))
+    _, state = Newton().step(g, at, Newton().init(at))
+    torch.testing.assert_close(state.scale[0], A.norm(dim=0))
+
+def test_root_names_a_start_that_is_none():
+    with pytest.raises(TypeError, match='a state is a tensor'): root(lambda z: z, (torch.zeros(1, 1), 3))
+    with pytest.raises(TypeError, match='floating'): root(lambda z: z, torch.zeros(1, 1, dtype=torch.long))
