@@ -99,7 +99,7 @@ def real_or_none(
     text:str,  # as '1' or 'none'
 ) -> float|None:
     "A number above zero, or nothing."
-    return None if text.lower() == 'none' else real(text)
+    return None if text.lower() == 'none' else above_zero(float, 'none or a number')(text)
 
 def duration(
     seconds:float,  # not negative
