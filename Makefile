@@ -40,7 +40,7 @@ lint: $(STAMP)  ## line lengths and plain mistakes (ruff), types (pyright)
 lib: $(STAMP)  ## after editing a notebook: export the library, clean the notebooks, regenerate README.md
 	cd nbs && env -u IN_TEST ../$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
-	$(MAKE) readme
+	$(BIN)/python docs/readme.py
 
 readme: $(STAMP)  ## README.md from nbs/index.ipynb
 	$(BIN)/python docs/readme.py

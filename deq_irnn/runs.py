@@ -40,8 +40,9 @@ def by_name(
         raise ValueError(f'{kind} must be one of {", ".join(map(repr, registry))}, '
                          f"or 'module:name' for one of your own; got {name!r}")
     try: found = importlib.import_module(module)
-    except ImportError as e:
-        raise ValueError(f'{kind} {name!r}: cannot import module {module!r} ({e})') from e
+    except Exception as e:      # whatever somebody's module does when it is read
+        raise ValueError(f'{kind} {name!r}: cannot import module {module!r} '
+                         f'({type(e).__name__}: {e})') from e
     for part in attributes.split('.'):
         if not hasattr(found, part):
             raise ValueError(f'{kind} {name!r}: there is no {part!r} in {module!r}')

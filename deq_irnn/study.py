@@ -7,9 +7,10 @@ __all__ = ['HELD_OUT', 'BASELINES', 'ROOTS', 'DEMO', 'FACTORIAL', 'STANDARD', 'I
            'BRIEF', 'PRESETS', 'KINDS', 'COMMANDS', 'Plan', 'around', 'flat_state', 'run_rnn', 'zero_state',
            'transition_values', 'gradient_norms', 'solver_trace', 'probe', 'Job', 'do_job', 'run_one', 'jobs_of',
            'chosen_rates', 'new_results', 'load_results', 'study', 'in_a_line', 'step_timer', 'epoch_cost', 'estimate',
-           'measure_times', 'model_names', 'add_study_options', 'parser', 'plan_of', 'study_command', 'show', 'Kind',
-           'read_plain', 'rows_of_lists', 'one_picture', 'read_any', 'found_results', 'labels_of', 'studies_of',
-           'table_command', 'plot_command', 'plot_side_by_side', 'time_command', 'listing', 'own_command', 'main']
+           'measure_times', 'model_names', 'preset_name', 'add_study_options', 'parser', 'plan_of', 'study_command',
+           'show', 'Kind', 'read_plain', 'rows_of_lists', 'one_picture', 'read_any', 'found_results', 'labels_of',
+           'studies_of', 'table_command', 'plot_command', 'plot_side_by_side', 'time_command', 'listing', 'own_command',
+           'main']
 
 # %% ../nbs/15_study.ipynb #5cf7c64e
 import argparse, math, os, platform, shutil, statistics, sys, time, traceback, warnings
@@ -36,7 +37,7 @@ from .results import draw_residual as draw_residual, draw_time as draw_time
 from .results import draw_side_by_side, flat, packed, paired_table, plain_rows, plain_tables
 from .results import plot as plot, plural, read_results, score_matrix, study_rows, table as table
 from .results import trials_table
-from .command import EXIT, cores, duration, find_modules_here, rates, real, real_or_none, run_folder
+from .command import EXIT, cores, duration, obey, rates, real, real_or_none, run_folder
 from .command import seeds, short_name, task_and_options, threads, whole
 from .networks import FACTORS, MODELS as MODELS, Model as Model, build as build, count, find_model
 from .networks import LinearRecurrence as LinearRecurrence, width_for, with_head
@@ -610,6 +611,13 @@ def model_names(
         except ValueError as e: raise argparse.ArgumentTypeError(str(e)) from e
     return names
 
+def preset_name(
+    text:str,  # as typed
+) -> str:
+    "A key of `PRESETS`; those with options of their own (`COMMANDS`) went their way before."
+    if text in PRESETS: return text
+    raise argparse.ArgumentTypeError(f'must be one of {", ".join((*PRESETS, *COMMANDS))}; got {text!r}')
+
 def add_study_options(
     add:Callable[..., object],  # a parser's add_argument
 ) -> None:
@@ -620,7 +628,7 @@ def add_study_options(
         note = "the preset's" + (f'; digits: {shown}' if shown else '')
         add(f'--{name}', type=kind, metavar=metavar, default=argparse.SUPPRESS,
             help=f'{text} (default: {note})')
-    add('--preset', choices=PRESETS, default='digits', metavar='NAME',
+    add('--preset', type=preset_name, default='digits', metavar='NAME',
         help='the plan to start from (default: digits); --list describes them; '
              f'{", ".join(COMMANDS)}: with options of its own')
     of_plan('models', model_names, 'A,B,…',
@@ -664,7 +672,7 @@ def parser() -> argparse.ArgumentParser:
                                   **look)
     top.add_argument('--version', action='version', version=f'deq_irnn {__version__}')
     commands = top.add_subparsers(dest='command', required=True, metavar='study | table | plot | time')
-    sub = commands.add_parser('study', help='train, compare, draw', **look, description=(
+    sub = commands.add_parser('study', help='train, compare, draw', allow_abbrev=False, **look, description=(
         'Train networks × seeds on a task. Prints a table; writes results.json, checkpoints and '
         'pictures into a folder of its own.'))
     add_study_options(sub.add_argument)
@@ -963,7 +971,7 @@ def own_command(
     "The name in `COMMANDS` that `study --preset` gives, or None; and the other arguments."
     if list(argv[:1]) != ['study']: return None, list(argv)
     look = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    look.add_argument('--preset')
+    look.add_argument('--preset', nargs='?')         # without a value: the other parser says what is allowed
     known, rest = look.parse_known_args(argv[1:])
     return (known.preset, rest) if known.preset in COMMANDS else (None, list(argv))
 
@@ -973,20 +981,7 @@ def main(
     "The command `deq-irnn`. Its exit code: 0, 1 (a run failed), 2 (usage), 130 (interrupted)."
     name, argv = own_command(sys.argv[1:] if argv is None else argv)
     if name: return COMMANDS[name](argv)
-    find_modules_here()
-    try: args = parser().parse_args(argv)
-    except SystemExit as e: return e.code if isinstance(e.code, int) else 1
-    try:
-        code = args.run(args)
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:                 # as in `deq-irnn table … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141                          # what the shell says of a program that a closed pipe ended
-    except (ValueError, ImportError, FileNotFoundError, FileExistsError, PermissionError) as e:
-        print(f'{args.parser.format_usage()}{args.parser.prog}: error: {e}', file=sys.stderr)
-        return 2
-    except KeyboardInterrupt: return 130
+    return obey(parser(), argv)
 
 # %% ../nbs/15_study.ipynb #668c8ab9
 if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())  # python -m deq_irnn.study

@@ -36,7 +36,7 @@ from .memory import Attractors, Lookup, answer_means
 from .runs import by_name, count as count, run_jobs
 from .runs import read_json, tidy, write_json
 from .results import check_plotting, markdown_table, palette, plural
-from .command import EXIT, cores, duration, find_modules_here, numbers_of, rates, run_folder
+from .command import EXIT, cores, duration, numbers_of, obey, rates, run_folder
 from .command import seeds as seed_numbers, short_name, threads as thread_number, whole
 
 # %% ../nbs/44_words.ipynb #3bf449fd
@@ -1018,18 +1018,12 @@ def words_main(
     argv:Sequence[str]|None=None,  # arguments; None: those of the process
 ) -> int:
     "State that must be tracked: words over groups and automata, at lengths never trained on."
-    find_modules_here()
     parser = argparse.ArgumentParser(
         'deq-irnn study --preset words', description='Train networks to track a state; how far they carry.',
         epilog=EXIT, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_words_options(parser.add_argument)
-    try: args = parser.parse_args(argv, argparse.Namespace(parser=parser))
-    except SystemExit as e: return e.code if isinstance(e.code, int) else 1
-    try: return words_command(args)
-    except (ValueError, ImportError, FileNotFoundError, FileExistsError, PermissionError) as e:
-        print(f'{parser.format_usage()}{parser.prog}: error: {e}', file=sys.stderr)
-        return 2
-    except KeyboardInterrupt: return 130
+    parser.set_defaults(run=words_command, parser=parser)
+    return obey(parser, argv)
 
 # %% ../nbs/44_words.ipynb #d644f7a1
 if __name__ == '__main__' and '__file__' in globals():  # python -m deq_irnn.words

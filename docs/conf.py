@@ -1,5 +1,6 @@
 "Sphinx settings of the offline site, and mathematics as MathML at build time: no script, no font and no host but our own."
 import re
+from pathlib import Path
 from docutils.nodes import SkipNode
 from docutils.utils.math.latex2mathml import tex2mathml
 from docutils.utils.math import MathError
@@ -20,7 +21,7 @@ html_static_path, html_css_files = ['static'], ['site.css']
 html_theme_options = {f'{mode}_css_variables': {'color-brand-primary': c, 'color-brand-content': c} for mode, c in (('light', '#2757a8'), ('dark', '#8ab4f8'))}
 html_math_renderer = 'mathml'
 html_copy_source = html_show_sphinx = False
-html_search_scorer = 'static/scorer.js'
+html_search_scorer = str(Path(__file__).parent/'static/scorer.js')     # Sphinx looks in the current folder
 
 REWRITE = {r'\\dots\b': r'\\ldots', r'\\iff\b': r'\\Longleftrightarrow', r'\\implies\b': r'\\Longrightarrow',     # names that docutils lacks
            r'(frac|[_^])\s*(\d)(?=\d)': r'\1{\2}',                                                                # TeX takes one digit, docutils all

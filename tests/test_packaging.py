@@ -1,5 +1,5 @@
 "The package as it leaves the house: the sdist is whole, it installs elsewhere and runs; CI asks for what exists."
-import configparser, re, subprocess, sys, tarfile, zipfile
+import ast, configparser, json, re, subprocess, sys, tarfile, zipfile
 from itertools import product
 from pathlib import Path
 import pytest, yaml
@@ -128,3 +128,27 @@ def test_ruff_is_told_what_the_house_test_holds():
     ruff = tomllib.loads((ROOT/'pyproject.toml').read_text())['tool']['ruff']
     width = re.search(r'(?m)^WIDTH = (\d+)', (ROOT/'tests/test_house.py').read_text())[1]
     assert ruff['line-length'] == int(width)
+
+# ---- what a reader copies
+
+def shown_and_hidden(path):
+    "The code of a notebook that its page shows, and the code that it does not."
+    parts = [], []
+    for cell in json.loads(path.read_text())['cells']:
+        code = ''.join(cell['source'])
+        if cell['cell_type'] == 'code': parts[bool(re.search(r'^#\|\s*(hide|echo: false)', code, re.M))].append(code)
+    return map('\n'.join, parts)
+
+@pytest.mark.parametrize('page', ['index', '46_deploy', *(p.stem for p in sorted((ROOT/'nbs').glob('9[1-9]*.ipynb')))])
+def test_a_page_shows_what_its_code_needs(page):
+    "No name that only a hidden cell gives: whoever copies the page from top to bottom can run it."
+    shown, hidden = (ast.walk(ast.parse(code)) for code in shown_and_hidden(ROOT/f'nbs/{page}.ipynb'))
+    def given(nodes):
+        for n in nodes:
+            if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store): yield n.id
+            elif isinstance(n, (ast.FunctionDef, ast.ClassDef)): yield n.name
+            elif isinstance(n, ast.alias): yield (n.asname or n.name).partition('.')[0]
+            elif isinstance(n, ast.arg): yield n.arg
+    shown = list(shown)
+    needed = {n.id for n in shown if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    assert not (needed - set(given(shown))) & set(given(hidden))

@@ -14,9 +14,9 @@ CONTENTS = yaml.safe_load((ROOT/'nbs/sidebar.yml').read_text())['website']['side
 PAGES = [Path(f).stem for f in build.files(CONTENTS)]
 
 def make(out, nbs=None):
-    "Build in a process of its own, as `make docs` does."
-    code = f'import sys, build; sys.exit(build.build({str(out)!r}, {f"{out}.work"!r}, {str(nbs or ROOT/"nbs")!r}))'
-    return subprocess.run([sys.executable, '-c', code], cwd=ROOT/'docs', capture_output=True, text=True)
+    "Build in a process of its own, from the folder in which `make docs` does."
+    code = f'import sys; sys.path.insert(0, "docs"); import build; sys.exit(build.build({str(out)!r}, {f"{out}.work"!r}, {str(nbs or ROOT/"nbs")!r}))'
+    return subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
 
 @pytest.fixture(scope='session')
 def site(tmp_path_factory):
