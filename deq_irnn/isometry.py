@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # %% ../nbs/07_isometry.ipynb #82979423
-from .fixed_point import check_positive
+from .fixed_point import at_least_float32, check_positive
 from .scan import Coefficient, Direction, checked_start, linear_scan, scan_into
 from .scan import rotation_scan, signed_scan, turn
 
@@ -77,8 +77,12 @@ class Transition(nn.Module):
 
 # %% ../nbs/07_isometry.ipynb #402f8953
 def _added(x:Tensor, b:Tensor | None, h0:Tensor) -> Tensor:
-    "`b`, or zeros (T, B, D), which take no memory."
-    return h0.new_zeros(()).expand(len(x), *h0.shape) if b is None else b
+    "`b`, or zeros (T, B, D), which take no memory; `ValueError` where x has another T or B."
+    if b is None: b = h0.new_zeros(()).expand(len(x), *h0.shape)
+    if b.shape[:2] != x.shape[:2]:
+        raise ValueError('x (T, B, N), b (T, B, D) and h0 (B, D) must agree in T and B; '
+                         f'got {tuple(x.shape)}, {tuple(b.shape)} and {tuple(h0.shape)}')
+    return b
 
 class Sign(Transition):
     "h_k = sign·h_{k−1} + b_k: −I, the exact time step of Kag et al. (2020), or +I, a plain sum."
@@ -140,8 +144,8 @@ class Rotation(Transition):
     def angles(self,
         x:Tensor,  # (T, B, N)
     ) -> Tensor:  # (D/2,)
-        "θ, in radians."
-        return self.log_angle.exp()
+        "θ, in radians, in at least float32."
+        return self.log_angle.to(at_least_float32(self.log_angle.dtype)).exp()
 
     def forward(self, x:Tensor, b:Tensor | None, h0:Tensor) -> Tensor:
         "All the states, by two cumulative sums."
@@ -179,9 +183,10 @@ class InputRotation(Rotation):
     def angles(self,
         x:Tensor,  # (T, B, N)
     ) -> Tensor:  # (T, B, D/2)
-        "θ(x), in radians; in full precision under autocast too, since angles add up."
+        "θ(x), in radians; in at least float32, under autocast too, since angles add up."
+        theta = super().angles(x)
         with torch.autocast(x.device.type, enabled=False):
-            return F.linear(x.to(self.weight_angle.dtype), self.weight_angle, self.log_angle.exp())
+            return F.linear(x.to(theta.dtype), self.weight_angle.to(theta.dtype), theta)
 
     def summary(self, x:Tensor) -> Tensor:
         "The sum of all angles modulo 2π, (B, D/2); summed in float64."
@@ -355,10 +360,11 @@ class Exponential(Parametrization):
             p, q = quaternion_exp(numbers[..., :3, :]/2), quaternion_exp(numbers[..., 3:, :]/2)
             return multiply(quaternion_matrix(p), quaternion_matrix(q, right=True))
         i, j = torch.triu_indices(block, block, 1, device=numbers.device)
-        A = numbers.new_zeros(*numbers.shape[:-2], block, block, numbers.shape[-1])
-        A[..., i, j, :] = numbers
+        high = at_least_float32(numbers.dtype)      # torch's matrix_exp of half precision is no rotation
+        A = numbers.new_zeros(*numbers.shape[:-2], block, block, numbers.shape[-1], dtype=high)
+        A[..., i, j, :] = numbers.to(high)
         A = (A - A.transpose(-2, -3)).movedim(-1, -3).contiguous()
-        return torch.linalg.matrix_exp(A).movedim(-3, -1)
+        return torch.linalg.matrix_exp(A).movedim(-3, -1).to(numbers.dtype)
 
 # %% ../nbs/07_isometry.ipynb #73e5cab0
 @dataclass(frozen=True)
@@ -499,6 +505,7 @@ class MadeBlocks(Coefficient):
     ) -> Tensor:  # the last state
         "The states, `C` chunks side by side, in the three parts of chapter 05."
         d, made, split = self.block, self.parametrization, Blocks(self.block).split
+        beside = C, len(h), a.shape[-1]
         factors = made.factors(_laid_out(a, C), d)
         if self.flipped: factors = made.transposed(factors)
         x = _laid_out(split(b), C).unsqueeze(2)                              # (L, d, 1, C·B·n)
@@ -510,7 +517,7 @@ class MadeBlocks(Coefficient):
             for f, b_t in zip(F_steps, x_steps):
                 columns = made.turn(f, columns)
                 columns[:, d:] += b_t
-            columns = columns.unflatten(-1, (C, len(h), -1)).permute(2, 3, 0, 1, 4)  # (C, B, d, d + 1, n)
+            columns = columns.unflatten(-1, beside).permute(2, 3, 0, 1, 4)   # (C, B, d, d + 1, n)
             P, ends = columns[..., :d, :], columns[..., d, :].flatten(-2)
             starts = torch.empty_like(ends)                                  # 2
             starts[way.first] = h
@@ -519,7 +526,7 @@ class MadeBlocks(Coefficient):
         now, states = _laid_out(split(starts), C)[0].unsqueeze(1), torch.empty_like(x)
         for f, b_t, o in zip(F_steps, x_steps, way.steps(states)):           # 3
             now = torch.add(made.turn(f, now), b_t, out=o)
-        states = states.squeeze(2).unflatten(-1, (C, len(h), -1)).permute(2, 0, 3, 1, 4)
+        states = states.squeeze(2).unflatten(-1, beside).permute(2, 0, 3, 1, 4)
         out.unflatten(0, (C, -1)).unflatten(-1, (d, -1)).copy_(states)
         return out[way.last]
 
@@ -562,9 +569,10 @@ class Orthogonal(Transition):
     def numbers(self,
         x:Tensor,  # (T, B, N)
     ) -> Tensor:  # (T, B, size, D/block)
-        "What the matrices are made of; in full precision under autocast too."
+        "What the matrices are made of; in at least float32, under autocast too."
+        high = at_least_float32(self.weight.dtype)
         with torch.autocast(x.device.type, enabled=False):
-            found = F.linear(x.to(self.weight.dtype), self.weight, self.bias)
+            found = F.linear(x.to(high), self.weight.to(high), self.bias.to(high))
         return found.unflatten(-1, (-1, self.hidden_size//self.block))
 
     def matrices(self,

@@ -109,10 +109,12 @@ class DampedRotation(Rotation):
     ) -> Tensor:          # (T, B, D)
         "All states: a recurrence of complex numbers, pair by pair."
         b = h0.new_zeros(len(x), *h0.shape) if b is None else b
-        def joined(v: Tensor) -> Tensor: return torch.complex(*v.chunk(2, -1))
-        a = torch.exp(torch.complex(-self.log_rate.exp(), self.angles(x)))
+        angle = self.angles(x)
+        high = torch.promote_types(angle.dtype, b.dtype)       # there are no complex half precisions
+        def joined(v: Tensor) -> Tensor: return torch.complex(*v.to(high).chunk(2, -1))
+        a = torch.exp(torch.complex(-self.log_rate.to(angle.dtype).exp(), angle))
         h = affine_scan(a, joined(b), joined(h0))
-        return torch.cat((h.real, h.imag), -1)
+        return torch.cat((h.real, h.imag), -1).to(b.dtype)
 
     def summary(self, x:Tensor) -> Tensor:
         "What a chunk does to a state, by its effect on the unit vectors."
@@ -223,7 +225,7 @@ class LinearRecurrence(nn.Module):
 class MinGRU(nn.Module):
     """h_k = (1 − z_k) ∘ h_{k−1} + z_k ∘ (W x_k + b), z_k = σ(Z x_k + c), read out by tanh(V h_k + v).
 
-    Like nn.RNN, time first (Feng et al. 2024, arXiv:2410.01201); memories of 1 to `length` steps at first."""
+    Like nn.RNN, time first (Feng et al. 2024, arXiv:2410.01201); memories of 2 to `length` steps at first."""
     def __init__(self,
         input_size:int,   # features
         hidden_size:int,  # D
@@ -262,7 +264,7 @@ def paper(F:int, D:int, T:int, steps:int) -> nn.Module:
     return IRNN(F, D, steps=steps)
 
 def chrono(F:int, D:int, T:int) -> nn.LSTM:
-    "nn.LSTM whose memories last 1 to T steps at first (Tallec & Ollivier 2018, arXiv:1804.11188)."
+    "nn.LSTM whose memories last 2 to T steps at first (Tallec & Ollivier 2018, arXiv:1804.11188)."
     rnn = nn.LSTM(F, D)
     forget = chrono_bias(D, T)
     with torch.no_grad():
@@ -272,7 +274,7 @@ def chrono(F:int, D:int, T:int) -> nn.LSTM:
     return rnn
 
 def chrono_gru(F:int, D:int, T:int) -> nn.GRU:
-    "nn.GRU whose memories last 1 to T steps at first: its update gate begins as the LSTM's forget gate."
+    "nn.GRU whose memories last 2 to T steps at first: its update gate begins as the LSTM's forget gate."
     rnn = nn.GRU(F, D)
     with torch.no_grad():
         for name, bias in rnn.named_parameters():
@@ -314,10 +316,10 @@ def root_model(about:str, **options:Any) -> Model:
 
 MODELS: dict[str, Any] = {
     'lstm': Model(partial(plain, nn.LSTM), 'nn.LSTM'),
-    'lstm-chrono': Model(chrono, 'nn.LSTM whose gates begin with memories of 1 to T steps '
+    'lstm-chrono': Model(chrono, 'nn.LSTM whose gates begin with memories of 2 to T steps '
                                  '(arXiv 1804.11188)'),
     'gru': Model(partial(plain, nn.GRU), 'nn.GRU'),
-    'gru-chrono': Model(chrono_gru, 'nn.GRU that begins with memories of 1 to T steps'),
+    'gru-chrono': Model(chrono_gru, 'nn.GRU that begins with memories of 2 to T steps'),
     'rnn': Model(partial(plain, nn.RNN), 'nn.RNN, tanh'),
     'irnn-1': Model(partial(paper, steps=1), 'iRNN, K = 1 Euler step (the paper)'),
     'irnn-3': Model(partial(paper, steps=3), 'iRNN, K = 3 Euler steps (the paper)'),

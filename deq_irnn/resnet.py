@@ -18,7 +18,8 @@ from typing import Any, ClassVar, Literal, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from .fixed_point import Solution, SolvingModule, check_choice, check_number, check_positive
+from .fixed_point import Solution, SolvingModule, at_least_float32
+from .fixed_point import check_choice, check_number, check_positive
 from .loop import Solver
 from .solvers import Anderson, Picard, Solve
 from .implicit import equilibrium
@@ -158,7 +159,8 @@ class DepthFold(DepthTransition):
     def rotations(self, some:slice=slice(None)) -> Tensor:
         "Q_l of some layers, (len, features, features)."
         A = self.skew[some]
-        return torch.linalg.matrix_exp(A - A.mT)
+        high = at_least_float32(A.dtype)         # torch's matrix_exp of half precision is no rotation
+        return torch.linalg.matrix_exp((A - A.mT).to(high)).to(A.dtype)
 
     def fold(self,
         Q:Tensor,  # (features, features), orthogonal

@@ -11,7 +11,7 @@ __all__ = ['Results', 'OneRun', 'WHY_MINUS', 'Row', 'Colors', 'PICTURES', 'read_
            'draw_residual', 'check_plotting', 'plot']
 
 # %% ../nbs/42_results.ipynb #8cd2eac4
-import csv, io, itertools, math, os, statistics
+import bisect, csv, io, itertools, math, os, statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -242,14 +242,19 @@ def unpacked(
     return [float(bit) for bit in f'{int(digits, 16):b}'.rjust(int(n), '0')] if int(n) else []
 
 def student(
-    freedom:float,     # degrees of freedom, at least 3 for two right digits
+    freedom:float,     # degrees of freedom, at least 1
     level:float=.95,   # of the interval
 ) -> float:
-    "The quantile of Student's t for a two-sided interval (the expansion of Fisher and Cornish)."
-    z = statistics.NormalDist().inv_cdf((1 + level)/2)
-    v = freedom
-    return (z + (z**3 + z)/(4*v) + (5*z**5 + 16*z**3 + 3*z)/(96*v**2)
-            + (3*z**7 + 19*z**5 + 17*z**3 - 15*z)/(384*v**3))
+    "The quantile of Student's t for a two-sided interval: with t = √ν tan θ the density is cos^(ν−1) θ."
+    if freedom > 10_000:
+        z = statistics.NormalDist().inv_cdf((1 + level)/2)
+        return z + (z**3 + z)/(4*freedom)
+    step = math.pi/8192                                 # 4096 pieces of 0 … π/2
+    density = [math.cos((i + .5)*step)**(freedom - 1) for i in range(4096)]
+    below = [0., *itertools.accumulate(density)]
+    wanted = level*below[-1]
+    i = bisect.bisect_right(below, wanted) - 1
+    return math.sqrt(freedom)*math.tan((i + (wanted - below[i])/density[i])*step)
 
 # %% ../nbs/42_results.ipynb #b448eb14
 def difference(

@@ -537,11 +537,16 @@ class IsometricRNN(RecurrentBase):
         self.start_state()
 
     def check_input(self, input:Tensor | PackedSequence) -> None:
-        "As in `RecurrentBase`; within `time_parallel` the chunks must follow each other in time."
+        "As in `RecurrentBase`; what `time_parallel` and a `rest` cannot do is refused."
         super().check_input(input)
         if in_time_parallel() and (self.bidirectional or isinstance(input, PackedSequence)):
             raise ValueError('time_parallel needs bidirectional=False and a tensor: with a PackedSequence '
                              'or a backward direction the chunks do not follow each other in time')
+
+        if isinstance(input, PackedSequence) and input.batch_sizes[0] != input.batch_sizes[-1]:
+            if any(cell.rest is not None for cell in self.last):
+                raise ValueError('a PackedSequence needs rest=None, or sequences of one length: the last '
+                                 'state of a shorter one would not be at rest')
 
     @property
     def last(self) -> list[IsometricCell]:

@@ -664,7 +664,9 @@ TASKS: dict[str, Callable[..., Task]] = {
     'permuted_digits': partial(Digits, permuted=True), 'padded_digits': PaddedDigits,
     'mnist': PixelMNIST, 'permuted_mnist': partial(PixelMNIST, permuted=True),
     'padded_cifar10': PaddedCIFAR10, 'har2': HAR2, 'dsa19': DSA19,
-    'speech': SpeechCommands, 'text': CharacterText}
+    'speech': SpeechCommands, 'text': CharacterText,
+    'fashion': Fashion, 'fashion_pixels': partial(Fashion, pixels=True),
+    'permuted_fashion_pixels': partial(Fashion, pixels=True, permuted=True), 'series': TimeSeries}
 
 def task_maker(
     name:str,       # an entry of `TASKS`, or 'module:name': what makes a Task
@@ -693,7 +695,3 @@ def get_task(
     if not isinstance(task, Task):
         raise ValueError(f'task {name!r} must make a Task; it made a {type(task).__name__}')
     return task
-
-# %% ../nbs/13_tasks.ipynb #da061578
-TASKS |= {'fashion': Fashion, 'fashion_pixels': partial(Fashion, pixels=True),
-          'permuted_fashion_pixels': partial(Fashion, pixels=True, permuted=True), 'series': TimeSeries}

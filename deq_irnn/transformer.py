@@ -238,6 +238,7 @@ class DEQTransformer(DEQ):
         Raises `ValueError` where the layer is not causal."""
         if not self.causal:
             raise ValueError('step needs causal=True: otherwise a new token changes those before')
+        if window is not None: check_positive('window', window, integer=True)
         z = self(x, None, *(past or ()), z0=z0)
         k, v = self.block.keys_values(z, x)
         if past is not None: k, v = torch.cat((past[0], k), 2), torch.cat((past[1], v), 2)
@@ -358,6 +359,7 @@ class ContractiveTransformer(SolvingModule):
         Raises `ValueError` where the layer is not causal."""
         if not self.causal:
             raise ValueError('step needs causal=True: otherwise a new token changes those before')
+        if window is not None: check_positive('window', window, integer=True)
         s, keys = self._at_rest(x, None, past or (), z0)
         states = self._split(s)
         if past is not None: states = torch.cat((past[1], states), 2)

@@ -370,3 +370,40 @@ def test_one_step_forward_and_backward(name):
     x, b, h0 = (torch.randn(*s, requires_grad=True) for s in ((1, 2, 3), (1, 2, 12), (2, 12)))
     transition(x, b, h0).sin().sum().backward()
     assert all(t.grad is not None and t.grad.isfinite().all() for t in (b, h0, *transition.parameters()) if t is not None)
+
+
+MADE = ('minus', 'rotation', 'input_rotation', 'orthogonal', partial(Orthogonal, block=2, parametrization=Exponential()),
+        partial(Orthogonal, block=6, parametrization=Exponential()))
+
+@pytest.mark.parametrize('low', (torch.float16, torch.bfloat16))
+@pytest.mark.parametrize('spec', MADE)
+def test_weights_in_half_precision(spec, low):
+    "Angles and matrices are made of them in float32 (torch's matrix_exp of bfloat16 is no rotation): only the states are rounded."
+    torch.manual_seed(0)
+    cell = make_transition(spec, 3, 12, dtype=torch.float32)
+    for p in cell.parameters(): nn.init.normal_(p)
+    cell.to(low)
+    x, h0 = torch.randn(50, 2, 3).to(low), torch.randn(2, 12).to(low)
+    states, exact = cell(x, None, h0), copy.deepcopy(cell).double()(x.double(), None, h0.double())
+    assert states.dtype == low and (states.double() - exact).abs().max() < torch.finfo(low).eps*exact.abs().max()
+
+
+@pytest.mark.parametrize('numbers', (torch.float16, torch.bfloat16))
+@pytest.mark.parametrize('block', (2, 5))
+def test_the_exponential_of_half_precision(block, numbers):
+    kind = Exponential()
+    R = kind(torch.randn(kind.size(block), 7).to(numbers), block).movedim(-1, 0).double()
+    assert (R.mT @ R - torch.eye(block, dtype=F64)).abs().max() < .05
+
+
+@pytest.mark.parametrize('T', (0, 5, 300))
+def test_no_sequences(cell, T):
+    x, b, h0 = (t[..., :0, :] for t in data(T))
+    assert cell(x, b, h0).shape == b.shape
+
+
+def test_sizes_that_do_not_agree(cell):
+    if isinstance(cell, Shift): pytest.skip('of a user: it reads no x')
+    x, b, h0 = data(5)
+    for wrong in ((x[:4], b, h0), (x, b[:4], h0), (x[:, :1], b, h0), (x[:, :1], None, h0)):
+        with pytest.raises(ValueError, match='agree in T and B'): cell(*wrong)

@@ -1,5 +1,5 @@
 "The networks of the study: three words each, what each word means, and networks beside them."
-import math
+import copy, math
 import pytest, torch
 from torch import nn
 from deq_irnn.isometry import Rotation
@@ -91,3 +91,13 @@ def test_told_how_long_the_sequence_is():
         assert memory.min() < 15 and 280 < memory.max() < 301
     update = 1/torch.sigmoid(MinGRU(1, 400, 300).update.bias)
     assert update.min() < 15 and 280 < update.max() < 301 and LinearRecurrence(1, 4, 300).log_rate.max() < 0 < math.inf
+
+
+@pytest.mark.parametrize('low', (torch.float16, torch.bfloat16))
+def test_a_damped_rotation_in_half_precision(low):
+    "A recurrence of complex numbers, which have no half precision: it is run in float32."
+    torch.manual_seed(0)
+    cell, x, b, h0 = DampedRotation(3, 8).to(low), torch.randn(9, 2, 3).to(low), torch.randn(9, 2, 8).to(low), torch.randn(2, 8).to(low)
+    exact = copy.deepcopy(cell).double()(x.double(), b.double(), h0.double())
+    out = cell(x, b, h0)
+    assert out.dtype == low and (out.double() - exact).abs().max() < 2*torch.finfo(low).eps*exact.abs().max()

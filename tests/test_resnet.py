@@ -6,7 +6,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from deq_irnn.fixed_point import ConvergenceError, ConvergenceWarning
 from deq_irnn.implicit import fixed_point
 from deq_irnn.irnn import activation
-from deq_irnn.resnet import (ConvBlock, DenseBlock, DepthInjection, DepthRotation, DepthSign, DepthTransition, IncrementalResNet,
+from deq_irnn.resnet import (ConvBlock, DenseBlock, DepthFold, DepthInjection, DepthRotation, DepthSign, DepthTransition, IncrementalResNet,
                              depth_jacobian, euler_steps, reflected_rest_points, rest_points)
 from deq_irnn.solvers import Anderson, Broyden, Picard, Solve, solve
 from deq_irnn.wellposed import contractive, conv_norm
@@ -320,3 +320,10 @@ def test_atol_is_enough():
         net = IncrementalResNet(4, depth, tol=0., atol=1e-6, on_failure='raise')
         net(torch.randn(3, 4))
         assert net.solution.converged.all()
+
+
+@pytest.mark.parametrize('low', (torch.float16, torch.bfloat16))
+def test_a_fold_in_half_precision_is_an_isometry(low):
+    "torch's matrix_exp of half precision gives 1e30 or NaN: it is done in float32."
+    fold, h = DepthFold(3, 8).to(low), torch.randn(5, 8).to(low)
+    for l in range(3): torch.testing.assert_close(fold(h, l).double().norm(dim=1), h.double().norm(dim=1), rtol=.03, atol=0)

@@ -80,3 +80,8 @@ def test_rows_of_anything():
     assert text.startswith('w') and '0.5' in text and 'more.x' in text and 'min' not in text
     for wrong in ([], {}, dict(rows=[]), dict(rows=[1]), 3):
         with pytest.raises(ValueError): plain_tables(wrong)
+
+@pytest.mark.parametrize('freedom, level, known', [(1, .95, 12.7062), (2, .95, 4.30265), (3, .95, 3.18245), (4, .99, 4.60409), (2.5, .95, 3.57465), (1e6, .95, 1.95997)])
+def test_student_with_few_seeds(freedom, level, known):
+    "Two seeds leave one degree of freedom: there a series in 1/ν is a quarter too short."
+    assert student(freedom, level) == pytest.approx(known, rel=2e-5)

@@ -7,7 +7,7 @@ from deq_irnn.fixed_point import ConvergenceWarning, Status
 from deq_irnn.solvers import Anderson, Broyden, Newton, NewtonKrylov, Picard, Solve, solve
 from deq_irnn.irnn import activation
 from deq_irnn.isometry import TRANSITIONS, Orthogonal
-from deq_irnn.root_irnn import GATES, INJECTIONS, RECURRENCES, InputGate, IsometricRNN, RootBlock, RootIRNN
+from deq_irnn.root_irnn import GATES, INJECTIONS, RECURRENCES, InputGate, IsometricRNN, Rest, RootBlock, RootIRNN
 from deq_irnn.time_parallel import time_parallel
 from deq_irnn.tokens import Tiles, solve_tokens, token_equilibrium
 from deq_irnn.wellposed import contractive, monotone, reflect
@@ -435,3 +435,17 @@ def test_cuda():
     rnn, x = RootIRNN(3, 16, tol=1e-12, max_iter=300), torch.randn(50, 4, 3)
     there = copy.deepcopy(rnn).cuda()
     torch.testing.assert_close(there(x.cuda())[0].cpu(), rnn(x)[0])
+
+
+def test_packed_sequences_that_come_to_rest_have_one_length():
+    "Else the last state of a shorter one would not be at rest, and differ from what the sequence alone gives."
+    rnn = IsometricRNN(3, 4, rest=lambda D: ToInteger(every=3))
+    xs = [torch.randn(5, 3), torch.randn(5, 3), torch.randn(2, 3)]
+    for i, h in enumerate(rnn(nn.utils.rnn.pack_sequence(xs[:2]))[1][0]): torch.testing.assert_close(h, rnn(xs[i])[1][0])
+    with pytest.raises(ValueError, match='rest=None, or sequences of one length'): rnn(nn.utils.rnn.pack_sequence(xs))
+    rnn.last[0].rest = None
+    rnn(nn.utils.rnn.pack_sequence(xs))
+
+class ToInteger(Rest):
+    "Every unit rests at the nearest whole number."
+    def forward(self, h): return h.round()

@@ -2,7 +2,7 @@
 import copy, inspect, pickle
 import pytest, torch
 from torch import nn
-from deq_irnn import CharLM, DEQ, DEQTransformer, EquilibriumBlock, IncrementalTransformer, Transformer, attention_bias, depth_jacobian
+from deq_irnn import CharLM, DEQ, DEQTransformer, EquilibriumBlock, ContractiveTransformer, IncrementalTransformer, Transformer, attention_bias, depth_jacobian
 from deq_irnn.resnet import DepthInjection, DepthTransition, ReadBoth
 
 KINDS = {'post': lambda **o: DEQTransformer(8, 2, 'post', tol=1e-12, max_iter=400, **o), 'pre': lambda **o: DEQTransformer(8, 2, 'pre', tol=1e-12, max_iter=400, **o),
@@ -218,3 +218,10 @@ def test_called_as_a_DEQ_is():
     (lambda: CharLM(5, 8, Transformer(8, 1)).generate(torch.zeros(1, 2, dtype=torch.long), 0), 'n must'), (lambda: Transformer(8, -1), 'depth')))
 def test_wrong_arguments_name_themselves(call, message):
     with pytest.raises(ValueError, match=message): call()
+
+
+@pytest.mark.parametrize('make', (DEQTransformer, ContractiveTransformer))
+@pytest.mark.parametrize('window', (0, -2, 1.5))
+def test_a_window_is_a_number_of_tokens(make, window):
+    "A window of 0 would be all tokens: `past[-0:]`."
+    with pytest.raises((TypeError, ValueError), match='window'): make(8, 2).step(torch.randn(1, 1, 8), window=window)
