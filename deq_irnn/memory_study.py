@@ -326,7 +326,7 @@ def sources(
         return [len(X), pure, tracker.accuracy(length, rest, samples, seed)]
     return {name: worth(X) for name, X in found.items()}
 
-# %% ../nbs/47_memory_study.ipynb #ac5c87ce
+# %% ../nbs/47_memory_study.ipynb #aff77fa0
 class Drawn(Attractors):
     "Attractors that are learned, and remember how far states had to go to them."
     def __init__(self,
@@ -643,27 +643,27 @@ class MemoryJob:
     def joint(self,
         tell:Callable[[], object],   # is called now and then
     ) -> dict[str, Any]:
-        "Train on a group free, then with memories; ask at rest before and after."
-        a, plan, every = find_automaton(self.task), self.plan, 16
-        lr = replace(self, model=plan.models[0]).words().rate(tell)
-        recipe = replace(plan.recipe, lr=lr)
+        "Train on a group free, then with memories, or apart; ask each at rest and free."
+        a, plan = find_automaton(self.task), self.plan
         words = replace(self, model=plan.models[0]).words()
-        net, _ = words.trained(replace(recipe, steps=plan.first, final=1.), self.seed, tell)
-        free = copy.deepcopy(net)
+        recipe = replace(plan.recipe, lr=words.rate(tell))
+        before, _ = words.trained(replace(recipe, steps=plan.first, final=1.), self.seed, tell)
         last = replace(recipe, steps=plan.together, shortest=recipe.longest, growing=False)
-        rests = learned_together(net, a, JOINT[self.model], last, seed=self.seed, tell=tell)
-        def asked(net:TokenClassifier, rest:Drawn) -> float:
-            X, beta = rest.memories.detach()[0], rest.beta.item()
-            rest = Attractors(X, beta, every, on_failure='ignore')
+        together, apart = copy.deepcopy(before), copy.deepcopy(before)
+        begin, end = learned_together(together, a, JOINT[self.model], last, seed=self.seed, tell=tell)
+        train(apart, a, last, self.seed, tell)
+        found: dict[str, Any] = dict(
+            kind='joint', lr=recipe.lr, memories=end.memories.shape[1],
+            wells=len(modes(end.memories.detach()[0], end.width).memories))
+        for name, net, X in (('before', before, begin), ('apart', apart, begin), ('together', together, end)):
+            rest = Attractors(X.memories.detach()[0], X.beta.item(), 16, on_failure='ignore')
+            tracker = Tracker(net, a)
+            error = transition_errors(tracker.matrices(), tracker.memories()).usual
+            length = min(plan.longest, 10_000)
+            free, rests = (tracker.accuracy(length, r, plan.samples, self.seed) for r in (None, rest))
+            found[name] = dict(error=error, free=free, rest=rests)
             tell()
-            return Tracker(net, a).accuracy(plan.longest, rest, plan.samples, self.seed)
-        before, after = (asked(n, rest) for n, rest in zip((free, net), rests))
-        tracker = Tracker(net, a)
-        errors = [transition_errors(t.matrices(), t.memories()).usual for t in (Tracker(free, a), tracker)]
-        found = modes(rests[1].memories.detach()[0], rests[1].width)
-        return dict(kind='joint', lr=lr, length=recipe.longest, status='finished', seconds=0., free={},
-                    memories=len(rests[1].memories[0]), wells=len(found.memories), before=before, after=after,
-                    errors=errors)
+        return found
 
     def right(self,
         net:TokenClassifier,  # trained
@@ -890,7 +890,8 @@ def in_a_line(
 ) -> str:
     "How it ended."
     who = f'{row["task"]} {row["model"]} seed {row["seed"]}'
-    if row['kind'] == 'joint': return f'{who}: at rest {row["before"]:.3f}, together {row["after"]:.3f}'
+    if row['kind'] == 'joint':
+        return f'{who}: at rest ' + ', '.join(f'{k} {row[k]["rest"]:.3f}' for k in ('before', 'apart', 'together'))
     far = ' '.join(f'{n}:{v:.3f}' for n, v in row['free'].items())
     rest = ' '.join(f'{n}:{v[1]:.3f}' for n, v in row.get('rest', {}).items())
     return (f'{who}: {row["status"]} at {row["length"]}, {row["seconds"]:.0f} s; free {far}'
@@ -1033,20 +1034,21 @@ def joint_table(
     results:Results,  # of a study of memory
 ) -> str:
     "Memories learned together with their network."
-    lines = []
+    lines, ways = [], ('before', 'apart', 'together')
     for rows in of_kind(results, 'joint'):
         number, wells = ([r[k] for r in rows] for k in ('memories', 'wells'))
         lines.append([
             rows[0]['task'], rows[0]['model'], f'{number[0]}', f'{min(wells)}–{max(wells)}',
-            *(over_seeds(rows, lambda r, k=k: r[k]) for k in ('before', 'after')),
-            f'{sum(r["after"] > .99 for r in rows)} of {len(rows)}'])
+            *(over_seeds(rows, lambda r, k=k: r[k]['rest']) for k in ways),
+            f'{sum(r["together"]["rest"] > .99 for r in rows)} of {len(rows)}',
+            *(over_seeds(rows, lambda r, k=k: r[k]['error']) for k in ways)])
     if not lines: return ''
     plan = results['plan']
-    text = (f'Memories begin with the states of short words, after {plan["first"]} steps of free training; then '
-            f'network and memories learn together, {plan["together"]} steps through rests. Accuracy at '
-            f'T = {plan["longest"]}, at rest every 16 steps, worst to best seed, before and after; wells: how many of '
-            'the memories are apart in the end; worked: above 0.99.')
-    head = ['task', 'memories begin as', 'how many', 'wells', 'before', 'after', 'worked']
+    text = (f'After {plan["first"]} steps of free training memories begin with the states of short words. Then '
+            f'{plan["together"]} steps more: the network alone, the memories as they were (apart), or both through '
+            f'rests (together). Accuracy at T = {min(plan["longest"], 10_000)}, at rest every 16 steps, and δ, the usual error of '
+            'a step, worst to best seed; wells: how many memories are apart in the end; worked: above 0.99.')
+    head = ['task', 'memories begin as', 'how many', 'wells', *ways, 'worked', *(f'δ {k}' for k in ways)]
     return f'{markdown_table(head, lines)}\n\n{text}'
 
 def memory_table(
