@@ -801,6 +801,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                        'deq_irnn.memory_study.sources': ('memory_study.html#sources', 'deq_irnn/memory_study.py'),
                                        'deq_irnn.memory_study.sources_table': ( 'memory_study.html#sources_table',
                                                                                 'deq_irnn/memory_study.py'),
+                                       'deq_irnn.memory_study.span_of': ('memory_study.html#span_of', 'deq_irnn/memory_study.py'),
                                        'deq_irnn.memory_study.with_readout': ( 'memory_study.html#with_readout',
                                                                                'deq_irnn/memory_study.py')},
             'deq_irnn.networks': { 'deq_irnn.networks.DampedRotation': ('networks.html#dampedrotation', 'deq_irnn/networks.py'),

@@ -8,9 +8,9 @@ __all__ = ['RESETS', 'RESETTERS', 'JOINT', 'COPIERS', 'Results', 'Tracker', 'Noi
            'learned_memories', 'sources', 'Drawn', 'some_of', 'learned_together', 'CopyTask', 'SlotReadout',
            'slots_apart', 'copying_lstm', 'with_readout', 'slot_memories', 'MemoryPlan', 'rate_file', 'MemoryJob',
            'do_memory_job', 'memory_jobs', 'memory_results', 'load_memory', 'file_of', 'memory_study', 'in_a_line',
-           'of_kind', 'over_seeds', 'groups_table', 'sources_table', 'copy_table', 'resets_table', 'beside_table',
-           'joint_table', 'memory_table', 'memory_picture', 'add_memory_options', 'memory_plan', 'memory_listing',
-           'memory_command', 'memory_main']
+           'of_kind', 'span_of', 'over_seeds', 'groups_table', 'sources_table', 'copy_table', 'resets_table',
+           'beside_table', 'joint_table', 'memory_table', 'memory_picture', 'add_memory_options', 'memory_plan',
+           'memory_listing', 'memory_command', 'memory_main']
 
 # %% ../nbs/47_memory_study.ipynb #c678aadb
 import argparse, copy, importlib, math, os, platform, shutil, statistics, sys, time
@@ -326,7 +326,7 @@ def sources(
         return [len(X), pure, tracker.accuracy(length, rest, samples, seed)]
     return {name: worth(X) for name, X in found.items()}
 
-# %% ../nbs/47_memory_study.ipynb #aff77fa0
+# %% ../nbs/47_memory_study.ipynb #410524cd
 class Drawn(Attractors):
     "Attractors that are learned, and remember how far states had to go to them."
     def __init__(self,
@@ -482,7 +482,7 @@ class MemoryPlan:
     models: tuple[str, ...] = ('householder-5', 'lstm')         # of the room Words
     resets: tuple[str, ...] = tuple(RESETS)
     copiers: tuple[str, ...] = tuple(COPIERS)
-    beside: tuple[str, ...] = ('s3', 'a4')                      # groups that nn.LSTM learns too
+    beside: tuple[str, ...] = ('s3',)                           # groups that nn.LSTM learns too
     joint: tuple[str, ...] = ('a5',)                            # groups whose memories are learned as well
     seeds: int = 5
     recipe: Recipe = Recipe(steps=2500)  # of the first model on a group
@@ -491,8 +491,9 @@ class MemoryPlan:
     shorter_seeds: int = 2
     reset_recipe: Recipe = Recipe(steps=300, longest=16, label_smoothing=0.)
     copy_recipe: Recipe = Recipe(steps=600, shortest=12, longest=48)
+    beside_recipe: Recipe = Recipe(steps=1000)  # of groups that nn.LSTM learns too
     first: int = 600                  # steps free, before network and memories are trained together
-    together: int = 300               # and then so many
+    together: int = 150               # and then so many
     rates: tuple[float, ...] = (1e-2, 3e-2, 1e-1)  # for resets and copy: the best on a held-out seed
     delay: int = 10_000               # blanks for which symbols are kept
     longest: int = 100_000            # the longest words
@@ -507,7 +508,7 @@ class MemoryPlan:
         for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(value, list): object.__setattr__(self, f.name, tuple(value))
-        for name in ('recipe', 'reset_recipe', 'copy_recipe'):
+        for name in ('recipe', 'reset_recipe', 'copy_recipe', 'beside_recipe'):
             value = getattr(self, name)
             if isinstance(value, dict): object.__setattr__(self, name, Recipe(**value))
         numbers = ('seeds', 'shorter_seeds', 'other_steps', 'longest', 'controls', 'noisy', 'samples', 'delay',
@@ -536,7 +537,7 @@ class MemoryJob:
 
     carry: a group, and all that a rest does for it; interval: the same network, at rest as often as is
     foretold; copy; reset: an automaton that forgets; beside: a group that all networks learn, with the same
-    attractors; joint: network and memories learned together, its model an entry of `JOINT`."""
+    attractors; joint: network and memories learned together, from each start of `JOINT`."""
     plan: MemoryPlan
     kind: str
     task: str                 # of the room Words, of `RESETS`, or 'copy'
@@ -562,6 +563,7 @@ class MemoryJob:
     @property
     def recipe(self) -> Recipe:
         "Of a group."
+        if self.kind == 'beside': return self.plan.beside_recipe
         recipe = self.plan.recipe
         if self.model != self.plan.models[0]: recipe = replace(recipe, steps=self.plan.other_steps)
         return recipe if self.shorter is None else replace(recipe, longest=self.shorter)
@@ -575,7 +577,7 @@ class MemoryJob:
         tell:Callable[[], object],   # is called now and then
     ) -> tuple[TokenClassifier, Training, float]:
         "The network, how it went, its learning rate; kept in a file, so that it is trained once."
-        kept = self.folder/'nets'/f'{self.name}.pt'
+        kept = self.folder/'nets'/f'{self.name}{".beside"*(self.kind == "beside")}.pt'
         job = self.words()
         lr = job.rate(tell)
         if kept.exists():
@@ -621,7 +623,7 @@ class MemoryJob:
         def far(net:nn.Module, longest:int) -> dict[str, float]:
             right = right_answers(net, a, longest, plan.samples, self.seed)
             tell()
-            lengths = dict.fromkeys([n for n in (32, 512, 10_000) if n < longest] + [longest])
+            lengths = [n for n in (32, 512, 1024, 4096, 10_000) if n < longest] + [longest]
             return {str(n): at_the_end(right, n) for n in lengths}
         learned = went.status == 'finished' and self.right(net, a, self.recipe.longest) > .95
         found = dict(kind='beside', lr=lr, width=net.head.in_features, parameters=count(net), chance=a.chance,
@@ -636,34 +638,36 @@ class MemoryJob:
         for how, kind in RESTS.items():
             found[how] = {}
             for every in plan.every:
-                longest = plan.longest if every >= 16 else min(plan.longest, 10_000)
+                longest = plan.longest if every >= 16 else min(plan.longest, 1024*every)
                 found[how][str(every)] = far(resting(kind(X, every=every, on_failure='ignore')), longest)
         return found
 
     def joint(self,
         tell:Callable[[], object],   # is called now and then
     ) -> dict[str, Any]:
-        "Train on a group free, then with memories, or apart; ask each at rest and free."
-        a, plan = find_automaton(self.task), self.plan
-        words = replace(self, model=plan.models[0]).words()
+        "Train on a group free, then with memories of each start, or the network apart; ask all at rest."
+        a, plan, words = find_automaton(self.task), self.plan, self.words()
         recipe = replace(plan.recipe, lr=words.rate(tell))
         before, _ = words.trained(replace(recipe, steps=plan.first, final=1.), self.seed, tell)
         last = replace(recipe, steps=plan.together, shortest=recipe.longest, growing=False)
-        together, apart = copy.deepcopy(before), copy.deepcopy(before)
-        begin, end = learned_together(together, a, JOINT[self.model], last, seed=self.seed, tell=tell)
+        apart = copy.deepcopy(before)
         train(apart, a, last, self.seed, tell)
-        found: dict[str, Any] = dict(
-            kind='joint', lr=recipe.lr, memories=end.memories.shape[1],
-            wells=len(modes(end.memories.detach()[0], end.width).memories))
-        for name, net, X in (('before', before, begin), ('apart', apart, begin), ('together', together, end)):
-            rest = Attractors(X.memories.detach()[0], X.beta.item(), 16, on_failure='ignore')
+        def error(net:TokenClassifier) -> float:
             tracker = Tracker(net, a)
-            error = transition_errors(tracker.matrices(), tracker.memories()).usual
-            length = min(plan.longest, 10_000)
-            free, rests = (tracker.accuracy(length, r, plan.samples, self.seed) for r in (None, rest))
-            found[name] = dict(error=error, free=free, rest=rests)
+            return transition_errors(tracker.matrices(), tracker.memories()).usual
+        def at_rest(net:TokenClassifier, X:Drawn) -> float:
+            rest = Attractors(X.memories.detach()[0], X.beta.item(), 16, on_failure='ignore')
             tell()
-        return found
+            return Tracker(net, a).accuracy(min(plan.longest, 10_000), rest, plan.samples, self.seed)
+        starts = {}
+        for name, start in JOINT.items():
+            together = copy.deepcopy(before)
+            begin, end = learned_together(together, a, start, last, seed=self.seed, tell=tell)
+            starts[name] = dict(
+                memories=end.memories.shape[1], wells=len(modes(end.memories.detach()[0], end.width).memories),
+                before=at_rest(before, begin), apart=at_rest(apart, begin), together=at_rest(together, end),
+                error=error(together))
+        return dict(kind='joint', lr=recipe.lr, error=dict(before=error(before), apart=error(apart)), starts=starts)
 
     def right(self,
         net:TokenClassifier,  # trained
@@ -823,7 +827,7 @@ def memory_jobs(
     found += all_seeds('reset', plan.resets, tuple(RESETTERS))
     found += all_seeds('carry', plan.tasks, others)
     found += all_seeds('beside', plan.beside, plan.models)
-    found += all_seeds('joint', plan.joint, tuple(JOINT))
+    found += all_seeds('joint', plan.joint, first)
     for longest in plan.shorter:
         found += [job for job in all_seeds('carry', plan.tasks, first, longest) if job.seed < plan.shorter_seeds]
     return [job for job in found if not job.file.exists()]
@@ -891,7 +895,7 @@ def in_a_line(
     "How it ended."
     who = f'{row["task"]} {row["model"]} seed {row["seed"]}'
     if row['kind'] == 'joint':
-        return f'{who}: at rest ' + ', '.join(f'{k} {row[k]["rest"]:.3f}' for k in ('before', 'apart', 'together'))
+        return f'{who}: ' + '; '.join(f'{k} {v["before"]:.3f}, {v["together"]:.3f}' for k, v in row['starts'].items())
     far = ' '.join(f'{n}:{v:.3f}' for n, v in row['free'].items())
     rest = ' '.join(f'{n}:{v[1]:.3f}' for n, v in row.get('rest', {}).items())
     return (f'{who}: {row["status"]} at {row["length"]}, {row["seconds"]:.0f} s; free {far}'
@@ -906,6 +910,12 @@ def of_kind(
     def key(r:dict[str, Any]) -> tuple[Any, ...]: return r['task'], r['model'], r.get('trained')
     rows = [r for r in results['runs'] if r['kind'] == kind]
     return [[r for r in rows if key(r) == k] for k in dict.fromkeys(map(key, rows))]
+
+def span_of(
+    counts:Sequence[int],  # one for each seed
+) -> str:
+    "The least and the greatest, or the one that they share."
+    return f'{min(counts)}' if min(counts) == max(counts) else f'{min(counts)}–{max(counts)}'
 
 def over_seeds(
     rows:Sequence[dict[str, Any]],        # runs
@@ -1034,21 +1044,22 @@ def joint_table(
     results:Results,  # of a study of memory
 ) -> str:
     "Memories learned together with their network."
-    lines, ways = [], ('before', 'apart', 'together')
+    lines = []
     for rows in of_kind(results, 'joint'):
-        number, wells = ([r[k] for r in rows] for k in ('memories', 'wells'))
-        lines.append([
-            rows[0]['task'], rows[0]['model'], f'{number[0]}', f'{min(wells)}–{max(wells)}',
-            *(over_seeds(rows, lambda r, k=k: r[k]['rest']) for k in ways),
-            f'{sum(r["together"]["rest"] > .99 for r in rows)} of {len(rows)}',
-            *(over_seeds(rows, lambda r, k=k: r[k]['error']) for k in ways)])
+        for name in rows[0]['starts']:
+            starts = [r['starts'][name] for r in rows]
+            lines.append([
+                rows[0]['task'], name, f'{starts[0]["memories"]}', span_of([s['wells'] for s in starts]),
+                *(span([s[k] for s in starts]) for k in ('before', 'apart', 'together')),
+                f'{sum(s["together"] > .99 for s in starts)} of {len(rows)}', span([s['error'] for s in starts])])
     if not lines: return ''
-    plan = results['plan']
+    plan, error = results['plan'], {k: span([r['error'][k] for r in rows]) for k in ('before', 'apart')}
     text = (f'After {plan["first"]} steps of free training memories begin with the states of short words. Then '
-            f'{plan["together"]} steps more: the network alone, the memories as they were (apart), or both through '
-            f'rests (together). Accuracy at T = {min(plan["longest"], 10_000)}, at rest every 16 steps, and δ, the usual error of '
-            'a step, worst to best seed; wells: how many memories are apart in the end; worked: above 0.99.')
-    head = ['task', 'memories begin as', 'how many', 'wells', *ways, 'worked', *(f'δ {k}' for k in ways)]
+            f'{plan["together"]} steps more: the network alone, memories left as they are (apart), or both through '
+            f'rests (together). Accuracy at T = {min(plan["longest"], 10_000)}, at rest every 16 steps, worst to best '
+            'seed; wells: how many memories are apart in the end; worked: above 0.99; δ: the usual error of a step, '
+            f'before {error["before"]}, apart {error["apart"]}.')
+    head = ['task', 'memories begin as', 'how many', 'wells', 'before', 'apart', 'together', 'worked', 'δ together']
     return f'{markdown_table(head, lines)}\n\n{text}'
 
 def memory_table(
