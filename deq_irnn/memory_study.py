@@ -326,7 +326,7 @@ def sources(
         return [len(X), pure, tracker.accuracy(length, rest, samples, seed)]
     return {name: worth(X) for name, X in found.items()}
 
-# %% ../nbs/47_memory_study.ipynb #410524cd
+# %% ../nbs/47_memory_study.ipynb #c17f1fde
 class Drawn(Attractors):
     "Attractors that are learned, and remember how far states had to go to them."
     def __init__(self,
@@ -491,9 +491,9 @@ class MemoryPlan:
     shorter_seeds: int = 2
     reset_recipe: Recipe = Recipe(steps=300, longest=16, label_smoothing=0.)
     copy_recipe: Recipe = Recipe(steps=600, shortest=12, longest=48)
-    beside_recipe: Recipe = Recipe(steps=1000)  # of groups that nn.LSTM learns too
-    first: int = 600                  # steps free, before network and memories are trained together
-    together: int = 150               # and then so many
+    beside_recipe: Recipe = Recipe(steps=500)  # of groups that nn.LSTM learns too
+    first: int = 400                  # steps free, before network and memories are trained together
+    together: int = 100               # and then so many
     rates: tuple[float, ...] = (1e-2, 3e-2, 1e-1)  # for resets and copy: the best on a held-out seed
     delay: int = 10_000               # blanks for which symbols are kept
     longest: int = 100_000            # the longest words
@@ -623,7 +623,7 @@ class MemoryJob:
         def far(net:nn.Module, longest:int) -> dict[str, float]:
             right = right_answers(net, a, longest, plan.samples, self.seed)
             tell()
-            lengths = [n for n in (32, 512, 1024, 4096, 10_000) if n < longest] + [longest]
+            lengths = [n for n in (32, 1024, 4096, 32_768) if n < longest] + [longest]
             return {str(n): at_the_end(right, n) for n in lengths}
         learned = went.status == 'finished' and self.right(net, a, self.recipe.longest) > .95
         found = dict(kind='beside', lr=lr, width=net.head.in_features, parameters=count(net), chance=a.chance,
@@ -638,7 +638,7 @@ class MemoryJob:
         for how, kind in RESTS.items():
             found[how] = {}
             for every in plan.every:
-                longest = plan.longest if every >= 16 else min(plan.longest, 1024*every)
+                longest = min(plan.longest, 2048*every if every >= 16 else 1024*every)
                 found[how][str(every)] = far(resting(kind(X, every=every, on_failure='ignore')), longest)
         return found
 
@@ -658,7 +658,7 @@ class MemoryJob:
         def at_rest(net:TokenClassifier, X:Drawn) -> float:
             rest = Attractors(X.memories.detach()[0], X.beta.item(), 16, on_failure='ignore')
             tell()
-            return Tracker(net, a).accuracy(min(plan.longest, 10_000), rest, plan.samples, self.seed)
+            return Tracker(net, a).accuracy(plan.controls, rest, plan.samples, self.seed)
         starts = {}
         for name, start in JOINT.items():
             together = copy.deepcopy(before)
@@ -1056,7 +1056,7 @@ def joint_table(
     plan, error = results['plan'], {k: span([r['error'][k] for r in rows]) for k in ('before', 'apart')}
     text = (f'After {plan["first"]} steps of free training memories begin with the states of short words. Then '
             f'{plan["together"]} steps more: the network alone, memories left as they are (apart), or both through '
-            f'rests (together). Accuracy at T = {min(plan["longest"], 10_000)}, at rest every 16 steps, worst to best '
+            f'rests (together). Accuracy at T = {plan["controls"]}, at rest every 16 steps, worst to best '
             'seed; wells: how many memories are apart in the end; worked: above 0.99; δ: the usual error of a step, '
             f'before {error["before"]}, apart {error["apart"]}.')
     head = ['task', 'memories begin as', 'how many', 'wells', 'before', 'apart', 'together', 'worked', 'δ together']
