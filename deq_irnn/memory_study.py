@@ -326,7 +326,7 @@ def sources(
         return [len(X), pure, tracker.accuracy(length, rest, samples, seed)]
     return {name: worth(X) for name, X in found.items()}
 
-# %% ../nbs/47_memory_study.ipynb #c17f1fde
+# %% ../nbs/47_memory_study.ipynb #7bf4753e
 class Drawn(Attractors):
     "Attractors that are learned, and remember how far states had to go to them."
     def __init__(self,
@@ -511,8 +511,8 @@ class MemoryPlan:
         for name in ('recipe', 'reset_recipe', 'copy_recipe', 'beside_recipe'):
             value = getattr(self, name)
             if isinstance(value, dict): object.__setattr__(self, name, Recipe(**value))
-        numbers = ('seeds', 'shorter_seeds', 'other_steps', 'longest', 'controls', 'noisy', 'samples', 'delay',
-                   'first', 'together')
+        numbers = ('seeds', 'shorter_seeds', 'other_steps', 'longest', 'controls', 'noisy', 'samples',
+                   'delay', 'first', 'together')
         for name in numbers: check_positive(name, getattr(self, name), integer=True)
         for n in self.every: check_positive('every', n, integer=True)
         for n in self.shorter: check_positive('shorter', n, integer=True)
@@ -627,7 +627,8 @@ class MemoryJob:
             return {str(n): at_the_end(right, n) for n in lengths}
         learned = went.status == 'finished' and self.right(net, a, self.recipe.longest) > .95
         found = dict(kind='beside', lr=lr, width=net.head.in_features, parameters=count(net), chance=a.chance,
-                     trained=self.recipe.longest, learned=learned, free=far(net, plan.longest), **asdict(went))
+                     trained=self.recipe.longest, learned=learned, free=far(net, plan.longest),
+                     **asdict(went))
         if not learned: return found
         X = lstm_memories(net, a, seed=self.seed) if is_lstm else Tracker(net, a).memories()
         def resting(rest:Rest) -> nn.Module:
@@ -664,10 +665,12 @@ class MemoryJob:
             together = copy.deepcopy(before)
             begin, end = learned_together(together, a, start, last, seed=self.seed, tell=tell)
             starts[name] = dict(
-                memories=end.memories.shape[1], wells=len(modes(end.memories.detach()[0], end.width).memories),
+                memories=end.memories.shape[1],
+                wells=len(modes(end.memories.detach()[0], end.width).memories),
                 before=at_rest(before, begin), apart=at_rest(apart, begin), together=at_rest(together, end),
                 error=error(together))
-        return dict(kind='joint', lr=recipe.lr, error=dict(before=error(before), apart=error(apart)), starts=starts)
+        errors = dict(before=error(before), apart=error(apart))
+        return dict(kind='joint', lr=recipe.lr, error=errors, starts=starts)
 
     def right(self,
         net:TokenClassifier,  # trained
@@ -814,9 +817,9 @@ def memory_jobs(
     plan:MemoryPlan,         # what to train
     folder:str|os.PathLike,  # where outcomes are
 ) -> list[MemoryJob]:
-    """All of a plan that is not done yet: groups by the first model, the same as often at rest as is foretold,
-    copy and resets, groups by the other models, groups that all learn, memories learned together with a
-    network, and groups by the first model, trained on shorter words."""
+    """All of a plan that is not done yet: groups by the first model, the same as often at rest as is
+    foretold, copy and resets, groups by the other models, groups that all learn, memories learned together
+    with a network, and groups by the first model, trained on shorter words."""
     first, others = plan.models[:1], plan.models[1:]
     def all_seeds(kind:str, tasks:Sequence[str], models:Sequence[str], *shorter:int) -> list[MemoryJob]:
         return [MemoryJob(plan, kind, task, model, seed, Path(folder), *shorter)
@@ -829,7 +832,8 @@ def memory_jobs(
     found += all_seeds('beside', plan.beside, plan.models)
     found += all_seeds('joint', plan.joint, first)
     for longest in plan.shorter:
-        found += [job for job in all_seeds('carry', plan.tasks, first, longest) if job.seed < plan.shorter_seeds]
+        found += [job for job in all_seeds('carry', plan.tasks, first, longest)
+                  if job.seed < plan.shorter_seeds]
     return [job for job in found if not job.file.exists()]
 
 # %% ../nbs/47_memory_study.ipynb #3bdd1825
@@ -843,7 +847,8 @@ def memory_results(
     found = [read_json(file) for file in sorted((Path(folder)/'runs').glob('*.json'))]
     machine = dict(system=platform.platform(), cores=cores(), torch=str(torch.__version__))
     return dict(format=1, name=Path(folder).name, plan=tidy(asdict(plan)), machine=machine,
-                rates=[row for row in found if 'kind' not in row], runs=[row for row in found if 'kind' in row])
+                rates=[row for row in found if 'kind' not in row],
+                runs=[row for row in found if 'kind' in row])
 
 def load_memory(
     path:str|os.PathLike,  # a results file, or the folder of a run
@@ -895,7 +900,8 @@ def in_a_line(
     "How it ended."
     who = f'{row["task"]} {row["model"]} seed {row["seed"]}'
     if row['kind'] == 'joint':
-        return f'{who}: ' + '; '.join(f'{k} {v["before"]:.3f}, {v["together"]:.3f}' for k, v in row['starts'].items())
+        ends = (f'{k} {v["before"]:.3f}, {v["together"]:.3f}' for k, v in row['starts'].items())
+        return f'{who}: {"; ".join(ends)}'
     far = ' '.join(f'{n}:{v:.3f}' for n, v in row['free'].items())
     rest = ' '.join(f'{n}:{v[1]:.3f}' for n, v in row.get('rest', {}).items())
     return (f'{who}: {row["status"]} at {row["length"]}, {row["seconds"]:.0f} s; free {far}'
@@ -1035,9 +1041,10 @@ def beside_table(
             cells = [over_seeds(good, lambda r, n=n: at(r, key).get(n)) for n in first['free']]
             lines.append([first['task'], first['model'], f'{len(good)} of {len(rows)}', name, *cells])
     if not lines: return ''
-    head = ['task', 'network', 'learned', '', *(f'T = {n}' for n in of_kind(results, 'beside')[0][0]['free'])]
-    text = ('Groups that nn.LSTM learns too: accuracy in the last eighth, worst to best of the seeds that learned; '
-            'memories are the mean states of answers over short words, of nn.LSTM the mean pairs (h, c).')
+    lengths = of_kind(results, 'beside')[0][0]['free']
+    head = ['task', 'network', 'learned', '', *(f'T = {n}' for n in lengths)]
+    text = ('Groups that nn.LSTM learns too: accuracy in the last eighth, worst to best of the seeds that '
+            'learned; memories are the mean states of answers over short words, of nn.LSTM the mean pairs (h, c).')
     return f'{markdown_table(head, lines)}\n\n{text}'
 
 def joint_table(
@@ -1051,15 +1058,17 @@ def joint_table(
             lines.append([
                 rows[0]['task'], name, f'{starts[0]["memories"]}', span_of([s['wells'] for s in starts]),
                 *(span([s[k] for s in starts]) for k in ('before', 'apart', 'together')),
-                f'{sum(s["together"] > .99 for s in starts)} of {len(rows)}', span([s['error'] for s in starts])])
+                f'{sum(s["together"] > .99 for s in starts)} of {len(rows)}',
+                span([s['error'] for s in starts])])
     if not lines: return ''
-    plan, error = results['plan'], {k: span([r['error'][k] for r in rows]) for k in ('before', 'apart')}
+    plan, ways = results['plan'], ('before', 'apart', 'together')
+    error = [span([r['error'][k] for r in rows]) for k in ways[:2]]
     text = (f'After {plan["first"]} steps of free training memories begin with the states of short words. Then '
-            f'{plan["together"]} steps more: the network alone, memories left as they are (apart), or both through '
-            f'rests (together). Accuracy at T = {plan["controls"]}, at rest every 16 steps, worst to best '
-            'seed; wells: how many memories are apart in the end; worked: above 0.99; δ: the usual error of a step, '
-            f'before {error["before"]}, apart {error["apart"]}.')
-    head = ['task', 'memories begin as', 'how many', 'wells', 'before', 'apart', 'together', 'worked', 'δ together']
+            f'{plan["together"]} steps more: the network alone, memories left as they are (apart), or both '
+            f'through rests (together). Accuracy at T = {plan["controls"]}, at rest every 16 steps, worst to '
+            'best seed; wells: how many memories are apart in the end; worked: above 0.99; δ: the usual error '
+            f'of a step, before {error[0]}, apart {error[1]}.')
+    head = ['task', 'memories begin as', 'how many', 'wells', *ways, 'worked', 'δ together']
     return f'{markdown_table(head, lines)}\n\n{text}'
 
 def memory_table(
