@@ -326,7 +326,7 @@ def sources(
         return [len(X), pure, tracker.accuracy(length, rest, samples, seed)]
     return {name: worth(X) for name, X in found.items()}
 
-# %% ../nbs/47_memory_study.ipynb #7bf4753e
+# %% ../nbs/47_memory_study.ipynb #c24d904d
 class Drawn(Attractors):
     "Attractors that are learned, and remember how far states had to go to them."
     def __init__(self,
@@ -1044,7 +1044,8 @@ def beside_table(
     lengths = of_kind(results, 'beside')[0][0]['free']
     head = ['task', 'network', 'learned', '', *(f'T = {n}' for n in lengths)]
     text = ('Groups that nn.LSTM learns too: accuracy in the last eighth, worst to best of the seeds that '
-            'learned; memories are the mean states of answers over short words, of nn.LSTM the mean pairs (h, c).')
+            'learned; memories are the mean states of answers over short words, of nn.LSTM the mean pairs '
+            '(h, c).')
     return f'{markdown_table(head, lines)}\n\n{text}'
 
 def joint_table(
@@ -1063,11 +1064,11 @@ def joint_table(
     if not lines: return ''
     plan, ways = results['plan'], ('before', 'apart', 'together')
     error = [span([r['error'][k] for r in rows]) for k in ways[:2]]
-    text = (f'After {plan["first"]} steps of free training memories begin with the states of short words. Then '
-            f'{plan["together"]} steps more: the network alone, memories left as they are (apart), or both '
+    text = (f'After {plan["first"]} steps of free training memories begin with the states of short words. '
+            f'Then {plan["together"]} steps more: the network alone, memories left as they are (apart), or both '
             f'through rests (together). Accuracy at T = {plan["controls"]}, at rest every 16 steps, worst to '
-            'best seed; wells: how many memories are apart in the end; worked: above 0.99; δ: the usual error '
-            f'of a step, before {error[0]}, apart {error[1]}.')
+            'best seed; wells: how many memories are apart in the end; worked: above 0.99; δ: the usual '
+            f'error of a step, before {error[0]}, apart {error[1]}.')
     head = ['task', 'memories begin as', 'how many', 'wells', *ways, 'worked', 'δ together']
     return f'{markdown_table(head, lines)}\n\n{text}'
 
