@@ -326,7 +326,7 @@ def sources(
         return [len(X), pure, tracker.accuracy(length, rest, samples, seed)]
     return {name: worth(X) for name, X in found.items()}
 
-# %% ../nbs/47_memory_study.ipynb #68409991
+# %% ../nbs/47_memory_study.ipynb #0e925ba6
 class Drawn(Attractors):
     "Attractors that are learned, and remember how far states had to go to them."
     def __init__(self,
@@ -1066,9 +1066,9 @@ def joint_table(
     error = [span([r['error'][k] for r in rows]) for k in ways[:2]]
     text = (f'After {plan["first"]} steps of free training memories begin with the states of short words. '
             f'Then {plan["together"]} steps more: the network alone, memories left as they are (apart), or '
-            f'both through rests (together). Accuracy at T = {plan["controls"]}, at rest every 16 steps, worst '
-            'to best seed; wells: how many memories are apart in the end; worked: above 0.99; δ: the usual '
-            f'error of a step, before {error[0]}, apart {error[1]}.')
+            f'both through rests (together). Accuracy at T = {plan["controls"]}, at rest every 16 steps, '
+            'worst to best seed; wells: how many memories are apart in the end; worked: above 0.99; δ: the '
+            f'usual error of a step, before {error[0]}, apart {error[1]}.')
     head = ['task', 'memories begin as', 'how many', 'wells', *ways, 'worked', 'δ together']
     return f'{markdown_table(head, lines)}\n\n{text}'
 
