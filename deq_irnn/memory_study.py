@@ -326,7 +326,7 @@ def sources(
         return [len(X), pure, tracker.accuracy(length, rest, samples, seed)]
     return {name: worth(X) for name, X in found.items()}
 
-# %% ../nbs/47_memory_study.ipynb #0e925ba6
+# %% ../nbs/47_memory_study.ipynb #d664e9e7
 class Drawn(Attractors):
     "Attractors that are learned, and remember how far states had to go to them."
     def __init__(self,
@@ -654,8 +654,8 @@ class MemoryJob:
         apart = copy.deepcopy(before)
         train(apart, a, last, self.seed, tell)
         def error(net:TokenClassifier) -> float:
-            tracker = Tracker(net, a)
-            return transition_errors(tracker.matrices(), tracker.memories()).usual
+            tracker = Tracker(net, a)   # the right answers: a network that got lost may not say them all
+            return transition_errors(tracker.matrices(), answer_means(*tracker.states())).usual
         def at_rest(net:TokenClassifier, X:Drawn) -> float:
             rest = Attractors(X.memories.detach()[0], X.beta.item(), 16, on_failure='ignore')
             tell()
