@@ -204,13 +204,13 @@ class RestingLSTM(nn.Module):
         state:tuple[Tensor, ...]|None=None, # (h, c) before x; None: zeros
     ) -> tuple[Tensor, Any]:                # (T, B, classes); (h, c) after x
         "Scores of each answer; at rest after every `rest.every` letters, and after the last."
-        found = []
+        found, now = [], cast(Any, state)
         for piece in x.split(self.rest.every):
-            scores, state = self.net(piece, state)
-            pair = self.rest(torch.cat(state, -1)[0])
-            state = tuple(part[None].contiguous() for part in pair.chunk(2, 1))
-            found += [scores[:-1], self.net.head(state[0])]
-        return torch.cat(found), state
+            scores, now = self.net(piece, now)
+            pair = self.rest(torch.cat(now, -1)[0])
+            now = tuple(part[None].contiguous() for part in pair.chunk(2, 1))
+            found += [scores[:-1], self.net.head(now[0])]
+        return torch.cat(found), now
 
 # %% ../nbs/47_memory_study.ipynb #af2b3eee
 def saturating_counter(
@@ -326,7 +326,7 @@ def sources(
         return [len(X), pure, tracker.accuracy(length, rest, samples, seed)]
     return {name: worth(X) for name, X in found.items()}
 
-# %% ../nbs/47_memory_study.ipynb #d664e9e7
+# %% ../nbs/47_memory_study.ipynb #95335574
 class Drawn(Attractors):
     "Attractors that are learned, and remember how far states had to go to them."
     def __init__(self,
@@ -626,9 +626,9 @@ class MemoryJob:
             lengths = [n for n in (32, 1024, 4096, 32_768) if n < longest] + [longest]
             return {str(n): at_the_end(right, n) for n in lengths}
         learned = went.status == 'finished' and self.right(net, a, self.recipe.longest) > .95
-        found = dict(kind='beside', lr=lr, width=net.head.in_features, parameters=count(net), chance=a.chance,
-                     trained=self.recipe.longest, learned=learned, free=far(net, plan.longest),
-                     **asdict(went))
+        found: dict[str, Any] = dict(
+            kind='beside', lr=lr, width=net.head.in_features, parameters=count(net), chance=a.chance,
+            trained=self.recipe.longest, learned=learned, free=far(net, plan.longest), **asdict(went))
         if not learned: return found
         X = lstm_memories(net, a, seed=self.seed) if is_lstm else Tracker(net, a).memories()
         def resting(rest:Rest) -> nn.Module:
