@@ -68,6 +68,12 @@ class Transition(nn.Module):
         "R_T … R_1 h."
         return (h[:, None].to(summary.dtype) @ summary)[:, 0].to(h.dtype)
 
+    def prepared(self,
+        x:Tensor,  # (T, B, input_size), a sequence that is going to be read in pieces
+    ) -> 'Transition':
+        "What reads the pieces: itself, or a copy that holds what is made of the weights alone."
+        return self
+
     def reset_parameters(self) -> None:
         "Start the weights anew; here there are none."
 

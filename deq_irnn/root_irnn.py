@@ -453,10 +453,10 @@ class IsometricCell(nn.Module):
         if in_time_parallel():
             raise ValueError('time_parallel needs rest=None: a state at rest is no affine function of '
                              'the one before, so no process can go ahead of the others')
-        pieces, every = [], self.rest.every
+        pieces, every, transition = [], self.rest.every, self.transition.prepared(x)
         for k in range(0, len(x), every):
             now = slice(k, k + every)
-            h = _states(self.transition, x[now], b if b is None else b[now], h0)
+            h = _states(transition, x[now], b if b is None else b[now], h0)
             h0 = self.rest.straight_through(h[-1])
             pieces += [h[:-1], h0[None]]
         return torch.cat(pieces)

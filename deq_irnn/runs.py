@@ -6,7 +6,7 @@
 __all__ = ['Job', 'Result', 'Work', 'ELSEWHERE', 'by_name', 'count', 'parameters_of', 'options_of', 'printed', 'described',
            'differences', 'save_checkpoint', 'load_checkpoint', 'tidy', 'write_json', 'read_json', 'Bar', 'Lines',
            'progress_bar', 'Team', 'deaf_to_interrupts', 'serve', 'portable', 'packed_job', 'in_processes',
-           'one_by_one', 'run_jobs']
+           'one_by_one', 'put_back', 'run_jobs']
 
 # %% ../nbs/41_runs.ipynb #f6054351
 import atexit, importlib, inspect, json, math, os, pickle, re, signal, sys, threading, traceback
@@ -364,6 +364,17 @@ def one_by_one(
     try:
         for job in jobs: keep(work(job, tell))
     finally: torch.set_num_threads(before)
+
+def put_back(
+    rows:Sequence[dict[str, Any]],          # outcomes, as a results file holds them
+    file:Callable[[dict[str, Any]], Path],  # where each has a file of its own
+) -> None:
+    "Write again each outcome whose own file was lost."
+    for row in rows:
+        path = file(row)
+        if path.exists(): continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, row)
 
 def run_jobs(
     name:str,                       # of the study, for the progress bar

@@ -8,12 +8,12 @@ __all__ = ['AUTOMATA', 'NETWORKS', 'LENGTHS', 'RESTS', 'FIRST_TASKS', 'OTHER_TAS
            'find_automaton', 'TokenOrthogonal', 'GatedLinear', 'CausalTransformer', 'Network', 'isometric',
            'householder', 'find_network', 'TokenClassifier', 'build', 'width_for', 'Recipe', 'Training', 'train',
            'right_answers', 'at_the_end', 'quarter_octaves', 'carries', 'memories', 'carries_at_rest', 'WordsPlan',
-           'WordsJob', 'do_words_job', 'words_jobs', 'words_results', 'load_words', 'put_back', 'words_estimate',
-           'words_study', 'in_a_line', 'ways_of_asking', 'words_rows', 'span', 'words_table', 'words_picture',
-           'names_of', 'add_words_options', 'words_plan', 'words_listing', 'words_command', 'words_main']
+           'WordsJob', 'do_words_job', 'words_jobs', 'words_results', 'load_words', 'words_estimate', 'words_study',
+           'in_a_line', 'ways_of_asking', 'words_rows', 'span', 'words_table', 'words_picture', 'names_of',
+           'add_words_options', 'words_plan', 'words_listing', 'words_command', 'words_main']
 
 # %% ../nbs/44_words.ipynb #416fb0a1
-import argparse, importlib, math, os, platform, shutil, statistics, sys, time
+import argparse, copy, importlib, math, os, platform, shutil, statistics, sys, time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -33,7 +33,7 @@ from .irnn import IRNN
 from .isometry import Exponential, Householder, InputRotation, Orthogonal, orthogonal_scan
 from .root_irnn import IsometricRNN
 from .memory import Attractors, Lookup, answer_means
-from .runs import by_name, count as count, run_jobs
+from .runs import by_name, count as count, put_back, run_jobs
 from .runs import read_json, tidy, write_json
 from .results import check_plotting, markdown_table, palette, plural
 from .command import EXIT, cores, duration, numbers_of, obey, rates, run_folder
@@ -193,21 +193,31 @@ class TokenOrthogonal(Orthogonal):
     """`Orthogonal` for inputs that are unit vectors, one-hot tokens: its matrices are made once per token.
 
     `ValueError` for other inputs."""
+    table: Tensor | None = None  # (N, D/d, d, d), the matrices of all tokens, in a copy that is `prepared`
+
+    def prepared(self,
+        x:Tensor,          # (T, B, N), a sequence
+    ) -> 'TokenOrthogonal':
+        "A copy that holds the matrices of all tokens; itself, where x has no more letters than these."
+        N = self.input_size
+        if self.table is not None or x.shape[:2].numel() <= N: return self
+        made = copy.copy(self)
+        made.table = self.matrices(torch.eye(N, device=x.device, dtype=x.dtype)[:, None])[:, 0]
+        return made
+
     def forward(self,
         x:Tensor,           # (T, B, N), each x[t, b] a unit vector
         b:Tensor | None,    # (T, B, D), what is added; None: nothing
         h0:Tensor,          # (B, D)
     ) -> Tensor:            # (T, B, D)
         "All the states."
-        T, B, N = x.shape
         token = x.argmax(-1)
         ones = x.gather(-1, token[..., None])
-        if not bool((ones == 1).all()) or int(torch.count_nonzero(x)) != T*B:
+        if not bool((ones == 1).all()) or int(torch.count_nonzero(x)) != token.numel():
             raise ValueError('TokenOrthogonal reads one-hot tokens: exactly one 1 in each x[t, b], '
                              'zeros elsewhere; Orthogonal reads anything')
-        if T*B <= N: return super().forward(x, b, h0)
-        units = torch.eye(N, device=x.device, dtype=x.dtype)[:, None]
-        return orthogonal_scan(self.matrices(units)[token, 0], b, h0)
+        table = self.prepared(x).table
+        return super().forward(x, b, h0) if table is None else orthogonal_scan(table[token], b, h0)
 
 # %% ../nbs/44_words.ipynb #aa6b2841
 class GatedLinear(nn.Module):
@@ -436,6 +446,7 @@ def train(
     recipe:Recipe=Recipe(), # how
     seed:int=0,             # of the words
     tell:Callable[[], object]=lambda: None,  # is called now and then
+    penalty:Callable[[], Tensor | float]=lambda: 0.,  # is added to the loss, asked after each forward pass
 ) -> Training:
     "Train `net` on words drawn on the fly; what is left is its last state, not its best one."
     generator = torch.Generator().manual_seed(seed)
@@ -448,7 +459,7 @@ def train(
         for options in adam.param_groups: options['lr'] = recipe.rate(step)
         x, y = automaton.draw(went.length, recipe.batch, generator)
         scores, y = net(x)[0].flatten(0, 1), y.flatten()
-        loss = F.cross_entropy(scores, y, label_smoothing=recipe.label_smoothing)
+        loss = F.cross_entropy(scores, y, label_smoothing=recipe.label_smoothing) + penalty()
         adam.zero_grad()
         loss.backward()
         norm = clip_grad_norm_(parameters, recipe.clip)
@@ -739,17 +750,6 @@ def load_words(
     known = {f.name for f in fields(WordsPlan)}
     return results, WordsPlan(**{k: v for k, v in results['plan'].items() if k in known})
 
-def put_back(
-    results:Results,         # of a study of words
-    plan:WordsPlan,          # what is trained
-    folder:str|os.PathLike,  # of the run
-) -> None:
-    "Write again each outcome that `results` holds and whose own file was lost."
-    for row in [*results['rates'], *results['runs']]:
-        job = WordsJob(plan, row['task'], row['model'], row.get('seed'), Path(folder))
-        job.file.parent.mkdir(parents=True, exist_ok=True)
-        if not job.file.exists(): write_json(job.file, row)
-
 def words_estimate(
     jobs:Sequence[WordsJob],  # what is to be done
     workers:int=1,            # processes
@@ -786,7 +786,10 @@ def words_study(
     def save() -> None:
         (folder/'runs').mkdir(parents=True, exist_ok=True)
         write_json(folder/'results.json', words_results(plan, folder))
-    if (folder/'results.json').exists(): put_back(load_words(folder)[0], plan, folder)
+    if (folder/'results.json').exists():
+        kept = load_words(folder)[0]
+        put_back([*kept['rates'], *kept['runs']], lambda row: WordsJob(
+            plan, row['task'], row['model'], row.get('seed'), folder).file)
     jobs = words_jobs(plan, folder)
     if progress:
         took = duration(words_estimate(jobs, workers))

@@ -1,5 +1,5 @@
 "Memory: attractors and their basins, rests within layers, forecasts, memories without labels, checks, the study."
-import copy, io, json, math, os, subprocess, sys
+import copy, io, json, math, os, shutil, subprocess, sys
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -13,12 +13,13 @@ from deq_irnn.equilibrium_rnn import AttractorCell, EquilibriumRNN
 from deq_irnn.isometry import InputRotation, Transition, orthogonal_scan
 from deq_irnn.memory import (Attractors, Lookup, ParityChecks, answer_means, basins, class_means, distances, forecast, modes, pull,
                              safe_interval, scale, sharpness, transition_errors)
-from deq_irnn.memory_study import (CopyTask, MemoryPlan, Tracker, copying_lstm, in_a_line, k_means, load_memory, lstm_looked_up, memory_jobs,
-                                   memory_main, memory_study, memory_table, misread, on_a_line, saturating_counter, slot_memories, slots_apart)
+from deq_irnn.memory_study import (JOINT, CopyTask, Drawn, MemoryPlan, RestingLSTM, Tracker, copying_lstm, in_a_line, k_means, learned_together,
+                                   load_memory, lstm_memories, memory_jobs, memory_main, memory_picture, memory_study, memory_table, misread,
+                                   on_a_line, saturating_counter, slot_memories, slots_apart)
 from deq_irnn.root_irnn import IsometricRNN, Rest, RootIRNN
 from deq_irnn.scan import affine_scan
 from deq_irnn.time_parallel import time_parallel
-from deq_irnn.words import NETWORKS, Automaton, Recipe, build, cyclic, flip_flop, right_answers, symmetric, train
+from deq_irnn.words import NETWORKS, Automaton, Recipe, TokenOrthogonal, at_the_end, build, cyclic, flip_flop, right_answers, symmetric, train
 
 def seeded(n=0): return torch.Generator().manual_seed(n)
 def sphere(n, d, seed=0): return F.normalize(torch.randn(n, d, generator=seeded(seed), dtype=torch.float64), dim=1)
@@ -141,6 +142,25 @@ def test_a_rest_of_another_shape_is_refused():
         def forward(self, h): return h[:, :2]
     with pytest.raises(RuntimeError, match='Short'): IsometricRNN(3, 4, rest=Short())(torch.zeros(3, 1, 3))
     with pytest.raises(NotImplementedError, match='forward'): IsometricRNN(3, 4, rest=Rest())(torch.zeros(3, 1, 3))
+
+def test_token_matrices_are_made_once_a_sequence(monkeypatch):
+    "The same states and gradients as in pieces that each make their own."
+    torch.manual_seed(0)
+    rnn = IsometricRNN(6, 8, injection=None, transition=lambda N, D: TokenOrthogonal(N, D, block=4), rest=Rounded(every=5))
+    x = F.one_hot(torch.randint(6, (33, 3), generator=seeded()), 6).float()
+    weights, made, matrices = torch.randn(33, 3, 8, generator=seeded(1)), [], TokenOrthogonal.matrices
+    monkeypatch.setattr(TokenOrthogonal, 'matrices', lambda self, x: (made.append(len(x)), matrices(self, x))[1])
+    def asked():
+        rnn.zero_grad()
+        h = rnn(x)[0]
+        (h*weights).sum().backward()
+        return [h.detach(), *(p.grad.clone() for p in rnn.parameters())]
+    once = asked()
+    assert made == [6] and rnn.last[0].transition.table is None                    # and nothing is kept
+    monkeypatch.setattr(TokenOrthogonal, 'prepared', Transition.prepared)
+    monkeypatch.setattr(TokenOrthogonal, 'forward', lambda self, x, b, h0: orthogonal_scan(self.matrices(x), b, h0))
+    for a, b in zip(once, asked()): torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    assert len(made) == 1 + 7
 
 # ---- as a cell
 
@@ -338,31 +358,43 @@ def test_a_shift_and_a_rest_forget(automaton, shifts):
 TINY = MemoryPlan(('parity',), ('householder-5', 'lstm'), ('flip_flop',), seeds=1, recipe=Recipe(steps=300, longest=16), other_steps=300,
                   shorter=(8,), shorter_seeds=1, reset_recipe=Recipe(steps=4, longest=4, label_smoothing=0.),
                   copy_recipe=Recipe(steps=2, shortest=12, longest=12), delay=40, rates=(3e-2,), longest=300, every=(1, 16), controls=64,
-                  noisy=32, noise=(.3,), misread=(.03,), samples=4)
+                  noisy=32, noise=(.3,), misread=(.03,), samples=4, beside=('parity',), beside_recipe=Recipe(steps=300, longest=16),
+                  joint=('parity',), first=150, together=2)
 
 def test_a_study_goes_on_where_it_was(tmp_path):
     results = memory_study(TINY, tmp_path/'a', progress=False)
-    assert len(results['runs']) == 9 and not memory_jobs(TINY, tmp_path/'a')
-    row, shorter = (next(r for r in results['runs'] if (r['task'], r['model'], r.get('trained')) == ('parity', 'householder-5', n))
+    assert len(results['runs']) == 12 and not memory_jobs(TINY, tmp_path/'a')
+    row, shorter = (next(r for r in results['runs'] if (r['kind'], r['model'], r.get('trained')) == ('carry', 'householder-5', n))
                     for n in (16, 8))
     foretold = next(r for r in results['runs'] if r['kind'] == 'interval')
     assert foretold['rest'] == {str(foretold['every']): [300, 1]}
     assert 'foretold' in shorter and 'rest' not in shorter
     assert all(len(worth) == 3 for worth in row['sources'].values())
     assert row['learned'] and row['automaton'] and row['rest']['16'] == [300, 1] and row['safe'] >= 1
+    for other in (r for r in results['runs'] if r['kind'] == 'beside'):     # both have learned it, and last
+        assert other['free']['300'] == other['looked up']['1']['300'] == other['at rest']['16']['300'] == 1
+    together = next(r for r in results['runs'] if r['kind'] == 'joint')
+    assert together['starts'].keys() == JOINT.keys() and together['starts']['twice k-means++']['memories'] == 4
+    (tmp_path/'a/results.json').write_text(json.dumps({**results, 'runs': [r for r in results['runs'] if r is not row]}))
     (tmp_path/'a/runs/parity.householder-5.0.json').unlink()
     again = memory_study(TINY, tmp_path/'a', progress=False)                 # the network is not trained again
     def fixed(row): return {k: v for k, v in row.items() if k not in ('asking', 'seconds')}
     assert [fixed(r) for r in again['runs']] == [fixed(r) for r in results['runs']]
     assert load_memory(tmp_path/'a')[1] == TINY and '| parity' in memory_table(again) and 'flip_flop' in memory_table(again)
-    assert 'seed 0' in in_a_line(row)
+    assert all('seed 0' in in_a_line(r) for r in again['runs']) and memory_picture(again)
+    shutil.rmtree(tmp_path/'a/runs')                                         # what lost its files goes on from results.json
+    assert memory_study(TINY, tmp_path/'a', progress=False) == again
 
 def test_command(tmp_path, capsys):
-    few = ['--shorter-seeds', '1', '--tasks', 'parity', '--models', 'householder-5', '--resets', '', '--copiers', '', '--steps', '3', '--longest', '64', '--out', str(tmp_path)]
+    few = ['--shorter-seeds', '1', '--tasks', 'parity', '--models', 'householder-5', '--steps', '3', '--longest', '64', '--out', str(tmp_path)]
+    for name in ('resets', 'copiers', 'beside', 'joint'): few += [f'--{name}', '']
     assert memory_main([*few, '--seeds', '1', '--save', str(tmp_path/'s.json')]) == 0
     assert '| parity' in capsys.readouterr().out and len(json.loads((tmp_path/'s.json').read_text())['runs']) == 3
     assert memory_main(['--resume', '--out', str(tmp_path), '--steps', '5']) == 2 and 'recipe' in capsys.readouterr().err
-    for wrong in (['--tasks', 'nope'], ['--seeds', '0'], ['--resets', 'nope'], ['--models', 'nope'], ['--copiers', 'nope']):
+    assert memory_main(['--list']) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in ('a5', 'householder-5', 'counter', *JOINT)) and max(map(len, listed.splitlines())) < 110
+    for wrong in (['--tasks', 'nope'], ['--beside', 'nope'], ['--joint', 'nope'], ['--seeds', '0'], ['--resets', 'nope'], ['--models', 'nope'], ['--copiers', 'nope']):
         assert memory_main([*wrong, '--out', str(tmp_path)]) == 2
     from deq_irnn.study import main
     assert main(['study', '--preset', 'memory', '--help']) == 0 and '--longest' in capsys.readouterr().out
@@ -413,13 +445,53 @@ def test_k_means_of_clear_clusters():
     worst, best = (torch.cdist(h, k_means(h, 9, starts)).amin(1).square().sum() for starts in (1, 8))
     assert best <= worst
 
+def test_memories_are_drawn_to_states_and_states_to_memories():
+    h = torch.randn(40, 5, generator=seeded(), requires_grad=True)
+    rest = Drawn(torch.randn(3, 5, generator=seeded(1)), 2., 4)
+    z = rest(h.detach()).detach()
+    rest.straight_through(h)
+    drawn = rest.drawing()
+    torch.testing.assert_close(drawn, (h - z).square().sum(1).mean()/8)
+    drawn.backward()
+    torch.testing.assert_close(h.grad, (h.detach() - z)/160)
+    assert rest.memories.grad.abs().max() > 0 and not rest.ways
+
+def test_network_and_memories_learn_together_and_the_layer_is_left_free():
+    torch.manual_seed(0)
+    a = symmetric(3)
+    net = build(NETWORKS['householder-5'], a, 10)
+    train(net, a, Recipe(steps=300, longest=16), 0)
+    begin, end = learned_together(net, a, JOINT['twice k-means++'], Recipe(steps=20, shortest=16, longest=16, growing=False))
+    assert begin.memories.shape == (1, 12, 10) and not torch.equal(begin.memories, end.memories) and net.rnn.last[0].rest is None
+    rest = Attractors(end.memories.detach(), end.beta.item(), 8, on_failure='ignore')
+    assert Tracker(net, a).accuracy(2000, rest) > .99
+
+# ---- nn.LSTM with the same memories
+
+class Same(Rest):
+    def forward(self, h): return h
+
+@pytest.mark.parametrize('every', [1, 3, 16])
+def test_an_lstm_that_is_left_alone_runs_free(every):
+    torch.manual_seed(0)
+    net = build(NETWORKS['lstm'], cyclic(3), 8)
+    x = torch.randint(3, (20, 4), generator=seeded())
+    resting = RestingLSTM(net, Same(every))
+    scores, state = net(x)
+    torch.testing.assert_close(resting(x)[0], scores)
+    first, between = resting(x[:7])
+    torch.testing.assert_close(torch.cat((first, resting(x[7:], between)[0])), scores)
+    torch.testing.assert_close(resting(x)[1], tuple(state))
+
 def test_an_lstm_that_is_looked_up_answers_as_its_memories_do():
     torch.manual_seed(0)
     net = build(NETWORKS['lstm'], cyclic(2), 8)
+    def looked_up(net):
+        rest = Lookup(lstm_memories(net, cyclic(2)))
+        return at_the_end(right_answers(RestingLSTM(net, rest), cyclic(2), 200, 16), 200)
+    assert looked_up(net) < .9
     train(net, cyclic(2), Recipe(steps=150, lr=3e-2, longest=8), 0)
-    assert lstm_looked_up(net, cyclic(2), 200) > .99
-    torch.manual_seed(0)
-    assert lstm_looked_up(build(NETWORKS['lstm'], cyclic(2), 8), cyclic(2), 200) < .9
+    assert looked_up(net) > .99
 
 def test_results_of_something_else_are_refused(tmp_path):
     (tmp_path/'x.json').write_text('{"plan": {}}')
