@@ -176,7 +176,8 @@ class Block:
                 continue
             for done, part in frozen: found.put(done, part)
             if rows is None and end: return found
-            if out is None: out, rows = Rest.of(torch.empty_like(w)), torch.arange(len(w), device=w.device)
+            if out is None or rows is None:
+                out, rows = Rest.of(torch.empty_like(w)), torch.arange(len(w), device=w.device)
             out.put(rows, found)
             if end: break
             rows, w, q = (t.index_select(0, left) for t in (rows, w, q))    # the tile shrinks
