@@ -32,7 +32,7 @@ from .memory import (Attractors, Lookup, answer_means, forecast, modes, safe_int
     sharpness, transition_errors)
 from .runs import put_back, read_json, run_jobs, tidy, write_json
 from .results import markdown_table
-from .command import EXIT, cores, find_modules_here, run_folder, short_name, whole
+from .command import EXIT, cores, obey, run_folder, short_name, whole
 from .command import threads as thread_number
 from .words import (HELD_OUT, RESTS, Automaton, Recipe, TokenClassifier, Training, WordsJob,
     WordsPlan, at_the_end, build, carries, count, find_automaton, find_network, flip_flop, householder,
@@ -1186,18 +1186,12 @@ def memory_main(
     argv:Sequence[str]|None=None,  # arguments; None: those of the process
 ) -> int:
     "Memory that lasts: learned isometries free and at rest at attractors, at T = 100 000."
-    find_modules_here()
     parser = argparse.ArgumentParser(
         'deq-irnn study --preset memory', description='How far learned isometries carry, free and at rest.',
         epilog=EXIT, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_memory_options(parser.add_argument)
-    try: args = parser.parse_args(argv, argparse.Namespace(parser=parser))
-    except SystemExit as e: return e.code if isinstance(e.code, int) else 1
-    try: return memory_command(args)
-    except (ValueError, ImportError, FileNotFoundError, FileExistsError, PermissionError) as e:
-        print(f'{parser.format_usage()}{parser.prog}: error: {e}', file=sys.stderr)
-        return 2
-    except KeyboardInterrupt: return 130
+    parser.set_defaults(run=memory_command, parser=parser)
+    return obey(parser, argv)
 
 # %% ../nbs/47_memory_study.ipynb #957f6ff7
 if __name__ == '__main__' and '__file__' in globals():  # python -m deq_irnn.memory_study
