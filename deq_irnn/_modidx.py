@@ -131,6 +131,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                  'deq_irnn.deploy.Stepwise.forward': ('deploy.html#stepwise.forward', 'deq_irnn/deploy.py'),
                                  'deq_irnn.deploy._bake': ('deploy.html#_bake', 'deq_irnn/deploy.py'),
                                  'deq_irnn.deploy._constants': ('deploy.html#_constants', 'deq_irnn/deploy.py'),
+                                 'deq_irnn.deploy._freeze_cell': ('deploy.html#_freeze_cell', 'deq_irnn/deploy.py'),
                                  'deq_irnn.deploy._freeze_conv': ('deploy.html#_freeze_conv', 'deq_irnn/deploy.py'),
                                  'deq_irnn.deploy._freeze_deq': ('deploy.html#_freeze_deq', 'deq_irnn/deploy.py'),
                                  'deq_irnn.deploy._freeze_monotone': ('deploy.html#_freeze_monotone', 'deq_irnn/deploy.py'),

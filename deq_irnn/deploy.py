@@ -665,12 +665,18 @@ def _freeze_resnet(layer:IncrementalResNet, name:str, calls:list[Call], how:Free
     part.schedule = how.choose(name, layer, equations, 1 if part.reflected else how.memory)
     return part
 
+def _freeze_cell(layer:IsometricCell, name:str, calls:list[Call], how:Freezing) -> nn.Module:
+    if layer.rest is not None:
+        raise ValueError(f'frozen needs rest=None, and {name!r} has rest={layer.rest!r}: freeze a copy of '
+                         'the model without it, and bring the state to rest between its calls')
+    return FrozenCell(layer)
+
 FREEZERS: dict[type[nn.Module], Freezer] = {
     Equilibrium: _freeze_rest, MonotoneLayer: _freeze_monotone, MonotoneConv: _freeze_conv, DEQ: _freeze_deq,
     EquilibriumRNN: _freeze_rnn, IncrementalResNet: _freeze_resnet,
     Sign: lambda layer, *_: FrozenSign(layer), Rotation: lambda layer, *_: FrozenRotation(layer),
     Orthogonal: lambda layer, *_: FrozenOrthogonal(layer),
-    IsometricCell: lambda layer, *_: FrozenCell(layer), IRNNCell: lambda layer, *_: FrozenEuler(layer),
+    IsometricCell: _freeze_cell, IRNNCell: lambda layer, *_: FrozenEuler(layer),
     RecurrentBase: lambda layer, *_: FrozenRecurrent(layer),
 }
 

@@ -219,6 +219,14 @@ def test_a_layer_that_the_examples_never_call_raises():
     net, _ = frozen(Model(), torch.randn(3, 4))
     with pytest.raises(RuntimeError, match='never called it'): net(torch.randn(5, 4))
 
+def test_a_rest_is_refused():
+    "It was left out without a word, and the outputs were others."
+    class Rounded(Rest):
+        def forward(self, h): return h.round()
+    with pytest.raises(ValueError, match='rest=None'): frozen(IsometricRNN(3, 4, rest=Rounded()), torch.randn(6, 2, 3))
+    with pytest.raises(TypeError, match='Attractors'):
+        frozen(IsometricRNN(3, 4, rest=Attractors(torch.randn(5, 4))), torch.randn(6, 2, 3))
+
 def test_a_user_transition_stays_as_it_is():
     class Flip(Transition):
         def forward(self, x, b, h0):
