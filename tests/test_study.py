@@ -9,7 +9,7 @@ from torch import nn
 from conftest import hearing
 from deq_irnn.results import palette, read_results
 from deq_irnn.runs import write_json
-from deq_irnn.study import MODELS, Model, Plan, main, parser, plot, run_one, study, table
+from deq_irnn.study import MODELS, PRESETS, Model, Plan, main, parser, plot, run_one, study, table
 from deq_irnn.tasks import TASKS, AddingProblem
 
 ROOT = Path(__file__).resolve().parents[1]
