@@ -230,7 +230,7 @@ class Batch:
         iterations = torch.zeros_like(inf, dtype=torch.long)
         self.samples = Samples(
             live=torch.ones_like(inf, dtype=torch.bool), best=at.z, residual=inf,
-            start=start, start_f=start_f,
+            start=start.clamp_max(self.most), start_f=start_f,
             above=torch.full_like(inf, tol).nextafter(inf), iterations=iterations,
             status=torch.full_like(iterations, int(Status.MAX_ITER)))
 

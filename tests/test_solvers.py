@@ -344,3 +344,10 @@ def test_newton_measures_coordinates_by_the_columns_of_the_jacobian():
 def test_root_names_a_start_that_is_none():
     with pytest.raises(TypeError, match='a state is a tensor'): root(lambda z: z, (torch.zeros(1, 1), 3))
     with pytest.raises(TypeError, match='floating'): root(lambda z: z, torch.zeros(1, 1, dtype=torch.long))
+
+@pytest.mark.parametrize('bad', [torch.inf, torch.nan])
+def test_a_sample_without_a_start_leaves_at_once(bad):
+    "‖r‖ of the start is what divergence is measured by: an infinite one must not excuse the next."
+    x = torch.tensor([[1.], [bad]])
+    solution = solve(lambda z: .5*z + x, torch.zeros(2, 1), Picard(), on_failure='ignore')
+    assert solution.iterations.tolist()[1] == 1 and solution.status[1] == int(Status.NONFINITE)
