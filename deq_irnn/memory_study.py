@@ -920,7 +920,8 @@ def of_kind(
 def span_of(
     counts:Sequence[int],  # one for each seed
 ) -> str:
-    "The least and the greatest, or the one that they share."
+    "The least and the greatest, or the one that they share; a dash where there is none."
+    if not counts: return '–'
     return f'{min(counts)}' if min(counts) == max(counts) else f'{min(counts)}–{max(counts)}'
 
 def over_seeds(
@@ -956,7 +957,7 @@ def groups_table(
             '–' if math.isnan(far) else f'> {longest}' if far == math.inf else f'{far:g}',
             *(over_seeds(good, lambda r, e=e: r.get('rest', {}).get(str(e), [0, None])[1]) for e in every),
             over_seeds(asked, lambda r: next(iter(r['rest'].values()))[1]),
-            f'{min(often)}–{max(often)}' if often else '–', f'{min(safe)}–{max(safe)}' if safe else '–',
+            span_of(often), span_of(safe),
             over_seeds(shown, lambda r: r.get('looked_up'))])
     head = ['task', 'network', 'parameters', 'trained', 'learned', *(f'free {n}' for n in lengths), 'T½',
             *(f'rest/{e}' for e in every), 'rest/foretold', 'foretold', 'safe', 'looked up']
@@ -979,7 +980,7 @@ def sources_table(
         for name in told[0] if told else ():
             number = [int(t[name][0]) for t in told]
             worked = sum(t[name][2] > .99 for t in told)
-            lines.append([rows[0]['task'], name, f'{min(number)}–{max(number)}', *(
+            lines.append([rows[0]['task'], name, span_of(number), *(
                 over_seeds(told, lambda t, k=k: t[name][k]) for k in (1, 2)), f'{worked} of {len(told)}'])
     if not lines: return ''
     length = results['plan']['controls']
