@@ -44,6 +44,7 @@ MODELS = {                                                              # name â
     'transformer, 1 layer 6 times': (64, explicit(6, tied=True)),
     'DEQ': (56, lambda d: DEQTransformer(d, max_iter=25, **SOLVE)),
     'transformer, 8 layers': (24, explicit(8)),
+    'transformer, 16 layers': (16, explicit(16)),
     **{f'2 contractive, {i}, {s}': (48, stack(2, i, SIGNS[s], 'contractive')) for i, s in CROSSED[1:]},
     '4 contractive, normed, +I': (32, stack(4, 'normed', 'plus', 'contractive')),
     '4 contractive, normed, +I, two layers for a root': (32, stack(4, 'normed', 'plus', 'contractive', TWO)),
