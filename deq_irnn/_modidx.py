@@ -1516,6 +1516,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                  'deq_irnn.tokens._Tokens': ('tokens.html#_tokens', 'deq_irnn/tokens.py'),
                                  'deq_irnn.tokens._Tokens.backward': ('tokens.html#_tokens.backward', 'deq_irnn/tokens.py'),
                                  'deq_irnn.tokens._Tokens.forward': ('tokens.html#_tokens.forward', 'deq_irnn/tokens.py'),
+                                 'deq_irnn.tokens._ahead': ('tokens.html#_ahead', 'deq_irnn/tokens.py'),
                                  'deq_irnn.tokens._columns': ('tokens.html#_columns', 'deq_irnn/tokens.py'),
                                  'deq_irnn.tokens._find_kernel': ('tokens.html#_find_kernel', 'deq_irnn/tokens.py'),
                                  'deq_irnn.tokens._first_pass': ('tokens.html#_first_pass', 'deq_irnn/tokens.py'),

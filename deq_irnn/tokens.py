@@ -103,6 +103,21 @@ def _widest(x: Tensor) -> torch.dtype:
     "float64, where the device has it."
     return torch.float32 if x.device.type == 'mps' else torch.float64
 
+# %% ../nbs/33_tokens.ipynb #2f157942
+def _ahead(
+    w:Tensor,       # (n, d)
+    d:Tensor,       # (n, d), the last change of w
+    before:Tensor,  # (n, d), the change before it
+    size:Tensor,    # (n,) ‖d‖
+    jumps:Tensor,   # (n,) bool: which tokens
+) -> Tensor:        # (n, d)
+    "w − γ d for the tokens that jump, by @eq-ahead; w where γ is not a number."
+    unit = row_norm(d - before)
+    new, old = size/unit, row_norm(before)/unit
+    gamma = .5 + .5*(new - old)*(new + old)
+    gamma = torch.where(jumps, gamma, 0.).clamp(-100, 100).nan_to_num(0.)
+    return torch.addcmul(w, gamma[:, None].to(w.dtype), d, value=-1)
+
 # %% ../nbs/33_tokens.ipynb #085a4b6b
 @dataclass(frozen=True)
 class Block:
@@ -145,19 +160,26 @@ class Block:
         max_iter:int,              # iterations at most
         used:Tensor | None=None,   # (n,) iterations of each token before; with them no more than how.max_iter
     ) -> Rest:
-        "The reflected iteration of a tile. A token that is done changes no more, whatever the others need."
+        """The reflected iteration of a tile, with a jump at each third step. A token that is done changes no
+        more, whatever the others need."""
         slack = 4*torch.finfo(w.dtype).eps
         scale = 2/max(self.norm, 1.)                            # w moves twice as far as s
         tol, atol = scale*how.tol, scale*how.atol
         rows = live = out = None                                # the tile's tokens; who moves; all tokens
         frozen = []                                             # who is done and still in the tile
         n = len(w)                                              # how many move
+        d = before = w                                          # the changes of w in the last two looks
+        change = least = torch.full_like(w[:, 0], torch.inf, dtype=at_least_float32(w.dtype))
         for k in range(1, max_iter + 1):
+            if k > 3 and k % 3 == 2:                            # a jump, for whom the last one was good
+                jumps = change <= .9*least
+                w, least = _ahead(w, d, before, change, jumps), torch.where(jumps, change, least)
             u = torch.addmm(q, w, self.C)
             s = self.act(u, *extra)
-            before, w = w, torch.lerp(u, s, 2.)
-            if (k % 2 == 0 or k == 1) and k < max_iter: continue
-            length, change, size = _sizes(w, w - before, s)
+            last, w = w, torch.lerp(u, s, 2.)
+            if (k < 3 or k % 3 == 2) and k < max_iter: continue
+            before, d = d, w - last
+            length, change, size = _sizes(w, d, s)
             rounding = slack*length
             enough = (tol*size).clamp_min(atol) if atol else tol*size
             moving = change - rounding > enough                 # a NaN does not move: it leaves at once
@@ -180,7 +202,8 @@ class Block:
                 out, rows = Rest.of(torch.empty_like(w)), torch.arange(len(w), device=w.device)
             out.put(rows, found)
             if end: break
-            rows, w, q = (t.index_select(0, left) for t in (rows, w, q))    # the tile shrinks
+            kept = rows, w, q, d, before, change, least                     # the tile shrinks
+            rows, w, q, d, before, change, least = (t.index_select(0, left) for t in kept)
             extra = tuple(e.index_select(0, left) for e in extra)
             used = None if used is None else used.index_select(0, left)
             live, frozen = None, []

@@ -40,7 +40,7 @@ def test_newton_finds_what_the_iteration_finds(phi):
     torch.testing.assert_close(found[0][1], exact, rtol=1e-7, atol=1e-8)
 
 @pytest.mark.parametrize('phi', ('tanh', 'relu'))
-@pytest.mark.parametrize('scale, most', ((10, 20), (1000, 100)))
+@pytest.mark.parametrize('scale, most', ((10, 10), (1000, 100)))
 def test_beyond_that_a_finite_residual_and_a_warning(scale, most, phi):
     U, p = scaled(scale, phi).cells[0].injection.recurrence().detach().float(), torch.randn(200, 32, dtype=torch.float32)
     with warnings.catch_warnings(record=True) as told:
