@@ -103,7 +103,7 @@ def _widest(x: Tensor) -> torch.dtype:
     "float64, where the device has it."
     return torch.float32 if x.device.type == 'mps' else torch.float64
 
-# %% ../nbs/33_tokens.ipynb #2f157942
+# %% ../nbs/33_tokens.ipynb #0f86f5ab
 def _ahead(
     w:Tensor,       # (n, d)
     d:Tensor,       # (n, d), the last change of w
@@ -165,6 +165,7 @@ class Block:
         slack = 4*torch.finfo(w.dtype).eps
         scale = 2/max(self.norm, 1.)                            # w moves twice as far as s
         tol, atol = scale*how.tol, scale*how.atol
+        hidden = slack*max(1., min(self.norm, 2*w.shape[1]))      # what rounding in C, too, does to u
         rows = live = out = None                                # the tile's tokens; who moves; all tokens
         frozen = []                                             # who is done and still in the tile
         n = len(w)                                              # how many move
@@ -189,8 +190,9 @@ class Block:
             end = k == max_iter or not len(left)
             if not end and len(left) == n: continue
             n = len(left)
-            count = torch.full_like(size, k, dtype=torch.long) if used is None else used + k
-            found = Rest(s, count, (change + rounding)*(self.norm/2), size)
+            count = torch.full_like(size, k, dtype=torch.long)
+            if used is not None: count = (used + k).clamp_max(how.max_iter)
+            found = Rest(s, count, (change + hidden*length)*(self.norm/2), size)
             if not end and n >= .7*len(w):                      # few are done: they stay, frozen
                 done = (~moving if live is None else live & ~moving).nonzero()[:, 0]
                 frozen.append((done, found.take(done)))

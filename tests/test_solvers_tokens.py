@@ -5,6 +5,7 @@ from deq_irnn import ConvergenceWarning, RootIRNN
 from deq_irnn.irnn import activation
 from deq_irnn.solvers import Solve
 from deq_irnn.tokens import Tiles, solve_tokens, token_equilibrium
+from deq_irnn.wellposed import monotone
 
 def scaled(scale, phi, D=32, **options):
     "A network whose recurrent weights are `scale` times those it starts with."
@@ -17,7 +18,7 @@ def scaled(scale, phi, D=32, **options):
 @pytest.mark.parametrize('phi', ('tanh', 'relu', 'sigmoid'))
 @pytest.mark.parametrize('scale', (1, 3, 10))
 def test_weights_up_to_ten_times_the_start_converge(scale, phi):
-    "Forward and adjoint, with the defaults; the reflected iteration alone needs 126 to 2900 iterations from three times on."
+    "Forward and adjoint, with the defaults; the reflected iteration alone, without jumps, needs 126 to 2900 iterations from three times on."
     rnn, x = scaled(scale, phi), torch.randn(40, 5, 4, dtype=torch.float32)
     with warnings.catch_warnings():
         warnings.simplefilter('error', ConvergenceWarning)
@@ -58,3 +59,26 @@ def test_a_token_takes_its_own_newton_steps():
         alone = solve_tokens(p[i:i+1], U, activation('tanh'), None, how)
         assert alone.iterations == together.iterations[i]
         torch.testing.assert_close(alone.z[0], together.z[i], atol=1e-10, rtol=0)
+
+@pytest.mark.parametrize('D', (16, 64))
+@pytest.mark.parametrize('skew', (10, 100, 1000))
+def test_what_is_told_is_not_below_the_truth(skew, D):
+    "In float32 and with ‖U‖ up to thousands, rounding in the reflected equation hides more than a step changes."
+    torch.manual_seed(0)
+    U, p = monotone(torch.randn(D, D), skew*torch.randn(D, D)/D**.5, .95).float(), torch.randn(300, D).float()
+    for tol in (1e-2, 1e-3, 1e-4):
+        sol = solve_tokens(p, U[None], activation('tanh'), None, Solve(tol=tol, on_failure='ignore'), Tiles(newton=0))
+        z = sol.z.double()
+        fz = torch.tanh(z @ U.double().T + p.double())
+        gap = (fz - z).norm(dim=1)/torch.maximum(fz.norm(dim=1), z.norm(dim=1))
+        assert sol.converged.all() and (gap <= 1.01*tol).all() and (sol.residual <= tol).all()
+
+def test_jumps_save_iterations_where_one_direction_is_slow():
+    "A symmetric U with an eigenvalue of .999: plain steps contract by .998 there, and would be thousands."
+    torch.manual_seed(0)
+    A = torch.randn(32, 32, dtype=torch.float64)
+    U = .999*(A + A.T)/torch.linalg.matrix_norm(A + A.T, 2)
+    p = .01*torch.randn(100, 32, dtype=torch.float64)
+    sol = solve_tokens(p, U[None], activation('tanh'), None, Solve(tol=1e-8, max_iter=1000), Tiles(newton=0))
+    assert sol.converged.all() and sol.iterations.max() < 200
+    torch.testing.assert_close(sol.z, torch.tanh(sol.z @ U.T + p), rtol=0, atol=1e-8)
