@@ -221,9 +221,9 @@ class Task:
 TASKS = {
     'tent': Task(tent, (4000, 1000, 2000), 16, 8, 60, 200, (1.5e-3, 4e-3, 1e-2, 2.5e-2),
                  ('fold', 'fold, two layers', 'free fold', 'free fold, two layers', 'normed', 'normed, two layers',
-                  'pre-norm, 1/√L, MaxMin', *LONGER),
-                 ('weight-tied', 'pre-norm, 1/√L', 'ReZero', 'plain', 'pre-norm', 'collapse, two layers',
-                  'its DEQ', 'carousel, two layers', 'RevNet, 1/√L', 'momentum net', 'collapse', 'carousel')),
+                  'pre-norm, 1/√L, MaxMin', 'pre-norm', 'RevNet, 1/√L', *LONGER),
+                 ('weight-tied', 'pre-norm, 1/√L', 'ReZero', 'plain', 'collapse, two layers', 'its DEQ',
+                  'carousel, two layers', 'momentum net', 'collapse', 'carousel')),
     'digits': Task(digits, (1000, 297, 500), 16, 64, 20, 100, (1e-3, 3e-3, 1e-2),
                    ('pre-norm, 1/√L', 'ReZero', 'weight-tied', 'its DEQ', 'fold', 'fold, two layers',
                     'free fold, two layers', 'collapse', 'collapse, two layers'),

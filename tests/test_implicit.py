@@ -333,3 +333,46 @@ def test_no_grad_inside_f_is_kept_under_torch_func():
     def loss(W): return fixed_point(lambda z: f(z, W), torch.zeros(2, 3), **TIGHT).sum()
     want, = torch.autograd.grad(loss(V := W.clone().requires_grad_()), V)
     assert torch.allclose(grad(loss)(W), want)
+
+@pytest.mark.parametrize('beta', (.3, .7))
+def test_reversible_has_the_gradient_of_its_own_steps(beta):
+    "Four steps, far from the equilibrium, against autograd through the same steps; evaluations as counted; an f that does not read z."
+    W, x, calls = matrix(), torch.randn(2, 3), []
+    def loop(f, z):
+        y = z
+        for _ in range(4):
+            y = (1 - beta)*y + beta*f(z)
+            z = (1 - beta)*z + beta*f(y)
+        return z
+    def few(f, z):
+        def counted(z):
+            calls.append(1)
+            return f(z)
+        return fixed_point(counted, z, gradient=Reversible(beta), tol=0., max_iter=8, on_failure='ignore', return_solution=True)
+    found = []
+    for run in (lambda f, z: few(f, z)[0], loop):
+        V, b = W.clone().requires_grad_(), x.clone().requires_grad_()
+        z = run(lambda z: torch.tanh(z @ V + b), torch.ones(2, 3))
+        found.append((z, *torch.autograd.grad(z.sin().sum(), (V, b))))
+    for ours, theirs in zip(*found): torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    calls.clear()
+    with torch.no_grad(): assert few(lambda z: torch.tanh(z @ W + x), torch.ones(2, 3))[1].n_eval == len(calls) == 12
+    b = x.clone().requires_grad_()
+    grad_of_constant, = torch.autograd.grad(fixed_point(lambda z: b.sin(), torch.zeros(2, 3), gradient=Reversible(beta)).sum(), b)
+    torch.testing.assert_close(grad_of_constant, x.cos(), rtol=1e-4, atol=1e-4)
+
+def test_unrolled_is_autograd_through_as_many_steps_as_were_taken():
+    "Three evaluations by Picard: f(f(z0)); and a solution that was put to 0 is 0, with a gradient."
+    W, x, found = matrix(), torch.randn(2, 3), []
+    def three(f, z): return fixed_point(f, z, solver=Picard(), gradient=Unrolled(), tol=0., max_iter=3, on_failure='ignore')
+    for run in (three, lambda f, z: f(f(z))):
+        V = W.clone().requires_grad_()
+        z = run(lambda z: torch.tanh(z @ V + x), torch.ones(2, 3))
+        found.append((z, *torch.autograd.grad(z.sin().sum(), V)))
+    for ours, theirs in zip(*found): torch.testing.assert_close(ours, theirs)
+    a = torch.tensor(.9, requires_grad=True)
+    z, sol = fixed_point(lambda z: a*z, torch.ones(1, 2), solver=Picard(), gradient=Unrolled(), max_iter=300, return_solution=True)
+    assert sol.converged.all() and (z == 0).all() and torch.autograd.grad(z.sum(), a)[0].isfinite()
+
+def test_steps_of_the_phantom_gradient_are_whole():
+    with pytest.raises(TypeError, match='steps must be an integer; got 2.5'): Phantom(steps=2.5)

@@ -358,6 +358,14 @@ def test_initial_values_are_those_given_in_every_dtype():
     assert all(p.dim() > 0 for p in IRNN(3, 4).parameters())          # FSDP2 shards no scalars
 
 
+def test_what_a_cell_begins_with_and_how_it_is_printed():
+    cell = IRNNCell(3, 400, steps=4)
+    assert cell.eta.tolist() == [.5]*4                                # 1/√steps each
+    for weight in (cell.weight_ih, cell.weight_hh): assert .95/20 < weight.abs().max() <= 1/20
+    assert 'nonlinearity=Softplus,' in repr(IRNNCell(3, 4, nonlinearity=torch.nn.Softplus()))
+    assert 'nonlinearity=sin,' in repr(IRNNCell(3, 4, nonlinearity=torch.sin))
+
+
 # --- what else torch can do with a module ---------------------------------------------------------
 
 @pytest.mark.parametrize('nonlinearity', ['relu', 'tanh', F.silu])
