@@ -376,3 +376,18 @@ def test_unrolled_is_autograd_through_as_many_steps_as_were_taken():
 
 def test_steps_of_the_phantom_gradient_are_whole():
     with pytest.raises(TypeError, match='steps must be an integer; got 2.5'): Phantom(steps=2.5)
+
+def test_when_a_reversible_iteration_ends():
+    "At atol and not later; after one step at least; at zero where f(0) = 0, and not where f leads away from it."
+    def run(f, start, **how):
+        return fixed_point(f, start, gradient=Reversible(), on_failure='ignore', return_solution=True, **how)[1]
+    sol = run(lambda z: .5*z + 1, torch.zeros(2, 1), tol=0., atol=1e-4, max_iter=60)
+    gap = (.5*sol.z + 1 - sol.z).abs()
+    assert sol.converged.all() and (1e-6 < gap).all() and (gap <= 1e-4).all()
+    assert run(lambda z: .5*z + 1, torch.zeros(2, 1), max_iter=1).n_eval == 3
+    sol = run(lambda z: .9*z, torch.tensor([[1.], [3.]]), max_iter=100)
+    assert sol.converged.all() and (sol.z == 0).all() and (sol.residual == 0).all()
+    sol = run(lambda z: .9*z + 1e-9, torch.ones(1, 1), max_iter=100)                 # f(0) is not 0
+    assert not sol.converged.any() and (sol.z != 0).all()
+    sol = run(lambda z: torch.where(z.abs() > 1e-3, .9*z, 1.5*z), torch.ones(1, 1), max_iter=100)   # it leads away from 0
+    assert not sol.converged.any() and (sol.z != 0).all()
