@@ -223,3 +223,19 @@ def test_wrong_arguments_name_themselves():
         with pytest.raises(ValueError, match=name): call()
     with pytest.raises(TypeError, match='layer'): make_contractive(nn.ReLU())
     with pytest.raises(TypeError, match='nonlinearity'): MonotoneConv(2, (4, 4), nonlinearity='relu')
+
+def test_conv_norm_of_a_kernel_as_large_as_the_picture_is_a_bound():
+    "With zeros around: a border of one row instead of k − 1 would be too small for some of these."
+    torch.manual_seed(0)
+    for _ in range(300):
+        K = torch.randn(1, 1, 5, 5, dtype=torch.float64)*(torch.rand(5, 5) < .4)
+        A = F.conv2d(torch.eye(25, dtype=torch.float64).view(25, 1, 5, 5), K, padding=2).flatten(1)
+        assert torch.linalg.matrix_norm(A, 2) <= conv_norm(K, (5, 5)) + 1e-12
+
+def test_forward_backward_step_by_hand():
+    "U = diag(½, −3, −3): m = ½, L = 4."
+    U = torch.diag(torch.tensor([.5, -3, -3]))
+    torch.testing.assert_close(forward_backward_step(U), torch.tensor(.5/16))
+    turn = torch.tensor([[0., 2, 0], [-2, 0, 0], [0, 0, 0]])            # a skew part changes L alone
+    L = torch.linalg.matrix_norm(torch.eye(3) - U - turn, 2)
+    torch.testing.assert_close(forward_backward_step(U + turn), .5/L**2)
