@@ -278,3 +278,24 @@ def test_an_option_set_on_the_layer_is_refused():
     assert layer.how.tol == 1e-7
     layer(torch.randn(3, 4))
     assert (layer.solution.residual <= 1e-7).all()
+
+def test_who_is_done_leaves_unless_samples_depend_on_each_other():
+    "Two samples, one done at once: f is then asked about one; with a BatchNorm in training mode about both to the end."
+    class Slow(nn.Module):
+        def __init__(self, norm):
+            super().__init__()
+            self.norm, self.seen = norm, []
+        def forward(self, z, x):
+            self.seen.append(len(z))
+            return self.norm(.9*torch.tanh(z) + x) if isinstance(self.norm, nn.BatchNorm1d) else .9*torch.tanh(z) + self.norm(x)
+    x = torch.tensor([[0., 0.], [1., -1.]])
+    for norm, alone in ((nn.Dropout(0.), True), (nn.BatchNorm1d(2), False), (nn.BatchNorm1d(2).eval(), True)):
+        layer = DEQ(Slow(norm), solver=Picard(), tol=1e-6, max_iter=200, on_failure='ignore')
+        if not norm.training: layer.eval()
+        with torch.no_grad(): layer(x)
+        assert (1 in layer.f.seen) == alone, (norm, layer.f.seen)
+
+def test_what_a_deq_takes_and_shows():
+    with pytest.raises(TypeError, match='eval_max_iter must be an integer; got 2.5'): DEQ(nn.Identity(), eval_max_iter=2.5)
+    assert DEQ(nn.Identity(), eval_tol=0.).eval_how.tol == 0
+    assert 'trajectory=(1, 3)' in repr(DEQ(nn.Identity(), trajectory=(1, 3))) and 'trajectory' not in repr(DEQ(nn.Identity()))
