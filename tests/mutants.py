@@ -199,7 +199,7 @@ def main():
     if args.again:
         known = [identity(s) for s in mine]
         found = [m for m in found if identity(described(module, *m)) in known]
-    if args.sample and args.sample < total: found = random.Random(args.seed).sample(found, args.sample)
+    if args.sample and args.sample < len(found): found = random.Random(args.seed).sample(found, args.sample)
     found.sort(key=lambda mutant: mutant[0])
     notebook = Notebook(module.cells, module.path.parent)
     right, seconds = 'passed', args.patience
