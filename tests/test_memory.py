@@ -496,3 +496,10 @@ def test_an_lstm_that_is_looked_up_answers_as_its_memories_do():
 def test_results_of_something_else_are_refused(tmp_path):
     (tmp_path/'x.json').write_text('{"plan": {}}')
     with pytest.raises(ValueError, match='memory'): load_memory(tmp_path/'x.json')
+
+def test_the_widest_gap_between_distances_by_hand():
+    "0, 1 and 100 on a line: distances 1, 99, 100; a gap below a hundredth of the largest is none."
+    line = torch.tensor([[0.], [1.], [100.]])
+    assert scale(line) == pytest.approx(99**.5)
+    assert scale(torch.tensor([[0.], [1e-6], [100.]])) == pytest.approx(100**.5, rel=1e-5)
+    assert scale(torch.tensor([[0.], [50.], [100.]])) == pytest.approx(50**.5)          # no two are near
