@@ -351,3 +351,32 @@ def test_a_sample_without_a_start_leaves_at_once(bad):
     x = torch.tensor([[1.], [bad]])
     solution = solve(lambda z: .5*z + x, torch.zeros(2, 1), Picard(), on_failure='ignore')
     assert solution.iterations.tolist()[1] == 1 and solution.status[1] == int(Status.NONFINITE)
+
+def test_who_is_done_leaves_the_batch():
+    "Ten samples, nine done at once: f is asked about one from then on, if its injections are given; not if all share them."
+    x = torch.zeros(10, 1)
+    x[0] = 1.
+    def run(x, args):
+        seen = []
+        def f(z, *given):
+            seen.append(len(z))
+            return .9*torch.tanh(z) + (given or (x,))[0]
+        assert solve(f, torch.zeros(10, 1), Picard(), tol=1e-6, max_iter=300, args=args).converged.all()
+        return seen
+    assert run(x, (x,))[-1] == 1 and set(run(x, ())) == set(run(x[:1], (x[:1],))) == {10}
+
+def test_an_error_of_f_is_its_own_until_samples_have_left():
+    x = torch.tensor([[0.], [0.], [1.]])
+    with pytest.raises((RuntimeError, TypeError)) as own: solve(lambda z, x: z + torch.zeros(7), torch.zeros(3, 2), Picard(), args=(x,))
+    assert 'once samples that are done have left' not in str(own.value)
+    def closes(z, given): return .9*torch.tanh(z) + given + 0*x
+    with pytest.raises(ValueError, match='once samples that are done have left .* Pass that in args'):
+        solve(lambda z, given: (closes(z, given) if len(z) == 3 else z + torch.zeros(2, 5)), torch.zeros(3, 1), Picard(), args=(x,))
+
+def test_the_bounds_include_themselves():
+    "z = z/2 + 1 from 0: ‖r‖ is 1, 1/2, 1/4, … exactly; f = 2 at z = 1: a relative residual of 1/2."
+    for n in (1, 3, 8):
+        sol = solve(lambda z: .5*z + 1, torch.zeros(2, 1), Picard(), tol=0., atol=.5**(n - 1))
+        assert sol.converged.all() and (sol.iterations == n).all()
+    sol = solve(lambda z: 0*z + 2, torch.ones(1, 1), Picard(), tol=.5)
+    assert sol.converged.all() and sol.iterations == 1
