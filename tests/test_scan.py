@@ -357,3 +357,26 @@ def test_vmap_of_values_and_gradients(kind):
             torch.testing.assert_close(values[i], f(*pick(i)))
             for x, y in zip(slopes, gradients(*pick(i))): torch.testing.assert_close(x[i], y)
 
+
+@pytest.mark.parametrize('each', (False, True))
+def test_gradients_of_angles_against_a_loop(each):
+    "Eight features, forty steps: angles of their own in each step and sample, or the same in all."
+    torch.manual_seed(0)
+    T, B, D = 40, 3, 8
+    b, theta = torch.randn(T, B, D, dtype=torch.float64), torch.randn(T, B, D//2, dtype=torch.float64)
+    if not each: theta = theta[0, 0]
+    found = []
+    for run in (rotation_scan, rotation_loop):
+        angle = theta.clone().requires_grad_()
+        states = run(b, angle)
+        found.append((states, *torch.autograd.grad(states.sin().sum(), angle)))
+    for ours, theirs in zip(*found): torch.testing.assert_close(ours, theirs)
+
+def rotation_loop(b, theta):
+    h, states, half = torch.zeros_like(b[0]), [], b.shape[2]//2
+    for t, b_t in enumerate(b):
+        c, s = (f(theta[t] if theta.dim() == 3 else theta) for f in (torch.cos, torch.sin))
+        x, y = h[:, :half], h[:, half:]
+        h = torch.cat((c*x - s*y, s*x + c*y), 1) + b_t
+        states.append(h)
+    return torch.stack(states)
