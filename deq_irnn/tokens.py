@@ -109,11 +109,12 @@ def _ahead(
     d:Tensor,       # (n, d), the last change of w
     before:Tensor,  # (n, d), the change before it
     size:Tensor,    # (n,) ‖d‖
+    was:Tensor,     # (n,) ‖before‖
     jumps:Tensor,   # (n,) bool: which tokens
 ) -> Tensor:        # (n, d)
     "w − γ d for the tokens that jump, by @eq-ahead; w where γ is not a number."
     unit = row_norm(d - before)
-    new, old = size/unit, row_norm(before)/unit
+    new, old = size/unit, was/unit
     gamma = .5 + .5*(new - old)*(new + old)
     gamma = torch.where(jumps, gamma, 0.).clamp(-100, 100).nan_to_num(0.)
     return torch.addcmul(w, gamma[:, None].to(w.dtype), d, value=-1)
@@ -165,21 +166,23 @@ class Block:
         slack = 4*torch.finfo(w.dtype).eps
         scale = 2/max(self.norm, 1.)                            # w moves twice as far as s
         tol, atol = scale*how.tol, scale*how.atol
-        hidden = slack*max(1., min(self.norm, 2*w.shape[1]))      # what rounding in C, too, does to u
+        hidden = slack*max(1., min(self.norm, 2*w.shape[1]))    # what rounding in C, too, does to u
         rows = live = out = None                                # the tile's tokens; who moves; all tokens
         frozen = []                                             # who is done and still in the tile
         n = len(w)                                              # how many move
-        d = before = w                                          # the changes of w in the last two looks
-        change = least = torch.full_like(w[:, 0], torch.inf, dtype=at_least_float32(w.dtype))
+        d = before = w                                          # the changes of w in the last two looks,
+        change = was = torch.full_like(w[:, 0], torch.inf, dtype=at_least_float32(w.dtype))     # their norms,
+        least = change                                          # and that of the change at the last jump
         for k in range(1, max_iter + 1):
             if k > 3 and k % 3 == 2:                            # a jump, for whom the last one was good
                 jumps = change <= .9*least
-                w, least = _ahead(w, d, before, change, jumps), torch.where(jumps, change, least)
+                w = _ahead(w, d, before, change, was, jumps)
+                least = torch.where(jumps, change, least)
             u = torch.addmm(q, w, self.C)
             s = self.act(u, *extra)
             last, w = w, torch.lerp(u, s, 2.)
             if (k < 3 or k % 3 == 2) and k < max_iter: continue
-            before, d = d, w - last
+            before, was, d = d, change, w - last
             length, change, size = _sizes(w, d, s)
             rounding = slack*length
             enough = (tol*size).clamp_min(atol) if atol else tol*size
@@ -204,8 +207,8 @@ class Block:
                 out, rows = Rest.of(torch.empty_like(w)), torch.arange(len(w), device=w.device)
             out.put(rows, found)
             if end: break
-            kept = rows, w, q, d, before, change, least                     # the tile shrinks
-            rows, w, q, d, before, change, least = (t.index_select(0, left) for t in kept)
+            kept = rows, w, q, d, before, change, was, least                # the tile shrinks
+            rows, w, q, d, before, change, was, least = (t.index_select(0, left) for t in kept)
             extra = tuple(e.index_select(0, left) for e in extra)
             used = None if used is None else used.index_select(0, left)
             live, frozen = None, []

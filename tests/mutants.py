@@ -22,8 +22,9 @@ import pytest, torch
 ROOT = Path(__file__).resolve().parents[1]
 
 # whose tests look after an engine room
-TESTS = {'implicit': ['implicit', 'hostile'], 'loop': ['solvers', 'hostile'], 'derivatives': ['implicit'], 'deq_extras': ['deq'], 'euler_adjoint': ['irnn'],
-         'sequence_newton': ['equilibrium_rnn'], 'tokens': ['solvers_tokens', 'root_irnn'], 'time_parallel': ['root_irnn']}
+TESTS = {'implicit': ['implicit', 'hostile'], 'loop': ['solvers', 'hostile'], 'derivatives': ['implicit'],
+         'deq_extras': ['deq'], 'euler_adjoint': ['irnn'], 'sequence_newton': ['equilibrium_rnn'],
+         'tokens': ['solvers_tokens', 'root_irnn'], 'time_parallel': ['root_irnn']}
 
 # ---- the changes
 
