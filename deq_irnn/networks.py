@@ -168,18 +168,22 @@ class Model:
     about: str = ''                             # what it is, in a line
     multiple: int = 2                           # widths are multiples of it
 
-def of_factors(F:int, D:int, T:int, words:tuple[str, str, str]) -> IsometricRNN:
-    "The network of @eq-factors that three words name."
+def of_factors(F:int, D:int, T:int, words:tuple[str, str, str], layers:int=1) -> IsometricRNN:
+    "The network of @eq-factors that three words name, `layers` times one over the other."
     injection, transition, gate = (kind[word] for kind, word in zip(FACTORS.values(), words))
-    return IsometricRNN(F, D, injection=injection, transition=transition, gate=gate, length=T)
+    return IsometricRNN(F, D, layers, injection=injection, transition=transition, gate=gate, length=T)
 
 def factorial(
-    name:str,  # 'injection/transition/gate'
+    name:str,  # 'injection/transition/gate', or 'injection/transition/gate/layers'
 ) -> Model:
     "The network of three factors; `ValueError` for a word that is none of them, with those that there are."
-    words = name.split('/')
+    *words, last = name.split('/')
+    stacked = len(words) == len(FACTORS) and last.isdecimal() and int(last) > 0
+    layers = int(last) if stacked else 1
+    if not stacked: words.append(last)
     if len(words) != len(FACTORS):
-        raise ValueError(f'model {name!r} must be {"/".join(FACTORS)}, as in mlp/rotation/state')
+        raise ValueError(f'model {name!r} must be {"/".join(FACTORS)}, as in mlp/rotation/state, '
+                         'or have a number of layers behind them, as in mlp/rotation/state/2')
     for (kind, known), word in zip(FACTORS.items(), words):
         if word not in known:
             raise ValueError(f'model {name!r}: {kind} must be one of {", ".join(known)}; got {word!r}')
@@ -187,7 +191,8 @@ def factorial(
     multiple = 4 if transition == 'orthogonal' else 2
     gates = dict(none='no gate', input='a gate on x', state='a gate on x and s').get(gate, gate)
     about = f'{injection} injection, {transition} transition, {gates}'
-    return Model(partial(of_factors, words=(injection, transition, gate)), about, multiple)
+    if layers > 1: about += f', {layers} layers'
+    return Model(partial(of_factors, words=(injection, transition, gate), layers=layers), about, multiple)
 
 # %% ../nbs/45_networks.ipynb #0566eb9d
 class LinearRecurrence(nn.Module):
@@ -263,14 +268,15 @@ def paper(F:int, D:int, T:int, steps:int) -> nn.Module:
     "The paper's network, of `steps` Euler steps."
     return IRNN(F, D, steps=steps)
 
-def chrono(F:int, D:int, T:int) -> nn.LSTM:
+def chrono(F:int, D:int, T:int, layers:int=1) -> nn.LSTM:
     "nn.LSTM whose memories last 2 to T steps at first (Tallec & Ollivier 2018, arXiv:1804.11188)."
-    rnn = nn.LSTM(F, D)
-    forget = chrono_bias(D, T)
+    rnn = nn.LSTM(F, D, layers)
     with torch.no_grad():
         for name, bias in rnn.named_parameters():
             if name.startswith('bias'): bias.zero_()
-            if name == 'bias_ih_l0': bias[:2*D] = torch.cat((-forget, forget))
+            if not name.startswith('bias_ih'): continue
+            forget = chrono_bias(D, T)
+            bias[:2*D] = torch.cat((-forget, forget))
     return rnn
 
 def chrono_gru(F:int, D:int, T:int) -> nn.GRU:
@@ -318,6 +324,7 @@ MODELS: dict[str, Any] = {
     'lstm': Model(partial(plain, nn.LSTM), 'nn.LSTM'),
     'lstm-chrono': Model(chrono, 'nn.LSTM whose gates begin with memories of 2 to T steps '
                                  '(arXiv 1804.11188)'),
+    'lstm-chrono-stacked': Model(partial(chrono, layers=2), 'nn.LSTM of two layers with such memories'),
     'gru': Model(partial(plain, nn.GRU), 'nn.GRU'),
     'gru-chrono': Model(chrono_gru, 'nn.GRU that begins with memories of 2 to T steps'),
     'rnn': Model(partial(plain, nn.RNN), 'nn.RNN, tanh'),
@@ -354,7 +361,7 @@ def sized(make:Callable[..., nn.Module], F:int, D:int, T:int) -> nn.Module:
     return make(F, D)
 
 def find_model(
-    name:str,  # an entry of `MODELS`, 'injection/transition/gate', or 'module:name'
+    name:str,  # an entry of `MODELS`, 'injection/transition/gate[/layers]', or 'module:name'
 ) -> Model:
     "The network `name`; `ValueError` for an unknown one."
     if '/' in name and name not in MODELS and ':' not in name: return factorial(name)

@@ -204,19 +204,22 @@ class CopyMemory(InventedTask):
     """Repeat `items` symbols after `delay` steps: x (N, T, symbols + 2) one-hot, y (N, items).
 
     T = delay + 2·items; the two others are blank and signal. The model answers at the last `items`
-    steps. Metric: accuracy (Hochreiter & Schmidhuber, 1997; Arjovsky et al., arXiv 1511.06464)."""
-    name = 'copy'
-
+    steps. Metric: accuracy (Hochreiter & Schmidhuber, 1997; Arjovsky et al., arXiv 1511.06464;
+    selective: Gu & Dao, arXiv 2312.00752)."""
     def __init__(self,
         delay:int=100,        # steps between the last symbol and the first answer
         items:int=10,         # symbols to repeat
         symbols:int=8,        # how many there are to choose from
         train_size:int=5000,  # samples of an epoch
         test_size:int=1000,   # samples to test on
+        selective:bool=False,  # the symbols stand anywhere before the signal, in order
     ):
         super().__init__(train_size, test_size)
+        check_choice('selective', selective, (False, True))
         for key, value in dict(delay=delay, items=items, symbols=symbols).items():
             check_positive(key, value, integer=True)
+        self.name = 'selective_copy' if selective else 'copy'
+        self.selective = selective
         self.delay = delay
         self.read = items
         self.length = delay + 2*items
@@ -225,11 +228,15 @@ class CopyMemory(InventedTask):
         self.chance = 1/symbols
 
     def draw(self, n:int, generator:torch.Generator) -> Split:
-        blank = self.output_size
+        blank, signal = self.output_size, self.read + self.delay - 1
         y = torch.randint(self.output_size, (n, self.read), generator=generator)
         codes = torch.full((n, self.length), blank, dtype=torch.int16)
-        codes[:, :self.read] = y
-        codes[:, self.read + self.delay - 1] = blank + 1  # the signal
+        if self.selective:
+            drawn = torch.rand(n, signal, generator=generator)
+            codes.scatter_(1, drawn.topk(self.read).indices.sort().values, y.to(codes.dtype))
+        else:
+            codes[:, :self.read] = y
+        codes[:, signal] = blank + 1
         return Split(codes, y, OneHot(self.input_size))
 
 # %% ../nbs/13_tasks.ipynb #4fef4dbd
@@ -660,7 +667,8 @@ class TimeSeries(Task):
 
 # %% ../nbs/13_tasks.ipynb #c87e201f
 TASKS: dict[str, Callable[..., Task]] = {
-    'adding': AddingProblem, 'copy': CopyMemory, 'digits': Digits,
+    'adding': AddingProblem, 'copy': CopyMemory,
+    'selective_copy': partial(CopyMemory, selective=True), 'digits': Digits,
     'permuted_digits': partial(Digits, permuted=True), 'padded_digits': PaddedDigits,
     'mnist': PixelMNIST, 'permuted_mnist': partial(PixelMNIST, permuted=True),
     'padded_cifar10': PaddedCIFAR10, 'har2': HAR2, 'dsa19': DSA19,

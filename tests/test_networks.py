@@ -58,10 +58,28 @@ def test_deeper_in_its_place():
     for U in (net.weight_hh, *net.more): s = torch.tanh(s @ U.T + p)
     torch.testing.assert_close(net(x), s)
 
-@pytest.mark.parametrize('name, word', [('mlp/rotation', 'injection/transition/gate'), ('mlp/rotation/state/more', 'injection/transition/gate'), ('mpl/rotation/state', "'mpl'"),
+@pytest.mark.parametrize('name, word', [('mlp/rotation', 'injection/transition/gate'), ('mlp/rotation/state/more', 'injection/transition/gate'),
+                                        ('mlp/rotation/state/0', 'number of layers'), ('mlp/rotation/2', "'2'"), ('mpl/rotation/state', "'mpl'"),
                                         ('mlp/rotate/state', "'rotate'"), ('mlp/rotation/some', "'some'"), ('nothing', "'nothing'")])
 def test_a_wrong_name_says_what_there_is(name, word):
     with pytest.raises(ValueError, match=word): find_model(name)
+
+@pytest.mark.parametrize('name', ['mlp/rotation/state', 'tanh/decay/none', 'equilibrium/input_rotation/input'])
+def test_a_number_of_layers_behind_three_words(name):
+    x = torch.randn(9, 2, 3)
+    torch.manual_seed(0); one = find_model(f'{name}/1').make(3, 8, 9)
+    torch.manual_seed(0); same = find_model(name).make(3, 8, 9)
+    assert torch.equal(one(x)[0], same(x)[0])
+    out, h = find_model(f'{name}/3').make(3, 8, 9)(x)
+    assert out.shape == (9, 2, 8) and h.shape == (3, 2, 8) and '3 layers' in find_model(f'{name}/3').about
+
+def test_each_layer_of_the_stacked_lstm_is_told_how_long_it_is():
+    rnn = find_model('lstm-chrono-stacked').make(3, 500, 100)
+    for k in range(2):
+        forget = getattr(rnn, f'bias_ih_l{k}')[500:1000].exp() + 1
+        assert 1.99 < forget.min() < 4 and 96 < forget.max() < 101 and getattr(rnn, f'bias_hh_l{k}').eq(0).all()
+    a, b = rnn.bias_ih_l0, rnn.bias_ih_l1
+    assert not torch.equal(a, b) and torch.equal(b[:500], -b[500:1000])
 
 def test_a_word_of_ones_own(monkeypatch):
     monkeypatch.setitem(FACTORS['injection'], 'cubed', lambda N, D: nn.Sequential(nn.Linear(N, D), nn.Hardtanh()))

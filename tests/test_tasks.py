@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from deq_irnn.tasks import (TASKS, AddingProblem, CharacterText, CopyMemory, DataFolder, DataNotFound, Digits, DSA19, HAR2,
                             InventedTask, PaddedCIFAR10, PaddedDigits, PixelMNIST, SpeechCommands, Split, Task, get_task)
 
-offline = ['adding', 'copy', 'digits', 'permuted_digits', 'padded_digits', 'text']
+offline = ['adding', 'copy', 'selective_copy', 'digits', 'permuted_digits', 'padded_digits', 'text']
 fetched = ['mnist', 'permuted_mnist', 'padded_cifar10', 'har2', 'dsa19', 'speech', 'fashion', 'fashion_pixels', 'permuted_fashion_pixels', 'series']
 
 
@@ -77,6 +77,7 @@ def test_what_a_subclass_must_define_is_said():
 @pytest.mark.parametrize('make, error, words', [
     (lambda: AddingProblem(length=1), ValueError, 'length.*1'), (lambda: AddingProblem(length=2.5), TypeError, 'length.*2.5'),
     (lambda: AddingProblem(train_size=0), ValueError, 'train_size'), (lambda: CopyMemory(items=0), ValueError, 'items'),
+    (lambda: CopyMemory(selective=2), ValueError, 'selective'),
     (lambda: Digits(permuted='yes'), ValueError, "permuted.*'yes'"), (lambda: PaddedDigits(length=4), ValueError, 'at least 8'), (lambda: PaddedDigits(copies=0), ValueError, 'copies.*0'),
     (lambda: PaddedCIFAR10(length=31), ValueError, 'at least 32'), (lambda: PixelMNIST(train_size=-1), ValueError, 'train_size'),
     (lambda: SpeechCommands(words='yes'), ValueError, 'words'), (lambda: CharacterText(length=30_000), ValueError, 'too few')])
@@ -105,6 +106,25 @@ def test_copy_shows_blanks_and_one_signal_at_the_right_place(delay, items, symbo
     assert (codes[:, items + delay - 1] == symbols + 1).all()
     rest = torch.cat([codes[:, items:items + delay - 1], codes[:, items + delay:]], 1)
     assert (rest == symbols).all() and codes.shape[1] == task.length
+
+
+@settings(max_examples=25, deadline=None)
+@given(delay=st.integers(1, 40), items=st.integers(1, 12), symbols=st.integers(1, 20), seed=st.integers(0, 10**6))
+def test_selective_copy_keeps_the_order_of_what_it_scatters(delay, items, symbols, seed):
+    task = CopyMemory(delay, items, symbols, train_size=6, test_size=1, selective=True)
+    train, _ = task.train_test(seed)
+    codes = train.x.argmax(-1)
+    assert task.name == 'selective_copy' and codes.shape[1] == task.length
+    for shown, answer in zip(codes, train.y):
+        assert torch.equal(shown[shown < symbols], answer)
+    assert (codes[:, items + delay - 1] == symbols + 1).all() and (codes == symbols + 1).sum() == 6
+    assert (codes[:, items + delay:] == symbols).all()
+
+
+def test_selective_copy_scatters_evenly():
+    train, _ = CopyMemory(91, 10, 8, train_size=4000, selective=True).train_test(0)
+    often = (train.x.argmax(-1) < 8).float().mean(0)[:100]
+    assert (often - .1).abs().max() < 5*(.09/4000)**.5            # each of the 100 steps holds one in ten
 
 
 def test_invented_tasks_refresh_reproducibly():
