@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['INJECTION_WORDS', 'TRANSITION_WORDS', 'GATE_WORDS', 'FACTORS', 'ISOMETRIC', 'MODELS', 'Decay', 'InputDecay',
            'DampedRotation', 'DeepMLP', 'Model', 'of_factors', 'factorial', 'LinearRecurrence', 'MinGRU', 'chrono_bias',
-           'plain', 'paper', 'chrono', 'chrono_gru', 'General', 'general', 'rooted', 'root_model', 'sized',
-           'find_model', 'set_tolerance', 'with_head', 'width_for', 'build']
+           'plain', 'paper', 'chrono', 'chrono_gru', 'ReadOut', 'read_out', 'General', 'general', 'rooted',
+           'root_model', 'sized', 'find_model', 'set_tolerance', 'with_head', 'width_for', 'build']
 
 # %% ../nbs/45_networks.ipynb #db0070a7
 import math
@@ -288,6 +288,28 @@ def chrono_gru(F:int, D:int, T:int) -> nn.GRU:
             if name == 'bias_ih_l0': bias[D:2*D] = chrono_bias(D, T)
     return rnn
 
+class ReadOut(nn.Module):
+    "A network whose states are read out by tanh(V h + v), as the linear recurrence's and minGRU's are."
+    def __init__(self,
+        rnn:nn.Module,    # like nn.RNN, with a hidden_size
+    ):
+        super().__init__()
+        self.hidden_size = cast(int, rnn.hidden_size)
+        self.rnn = rnn
+        self.out = nn.Linear(self.hidden_size, self.hidden_size)
+
+    def forward(self,
+        x:Tensor,              # (T, B, F)
+        h_0:Tensor|None=None,  # the state before; None: the network's own
+    ) -> tuple[Tensor, Tensor]:
+        "What is read (T, B, D), and the last state."
+        states, last = self.rnn(x, h_0)
+        return torch.tanh(self.out(states)), last
+
+def read_out(F:int, D:int, T:int, words:tuple[str, str, str]) -> ReadOut:
+    "The network of @eq-factors that three words name, with a read-out."
+    return ReadOut(of_factors(F, D, T, words))
+
 class General(nn.Module):
     "The equation in general, h_t = f(x_t, h_t, h_{t−1}): `EquilibriumRNN` (chapter 10), called as nn.RNN is."
     def __init__(self,
@@ -351,6 +373,8 @@ MODELS: dict[str, Any] = {
     'root-rotation-stacked': root_model('two layers, learned rotation, input gate',
                                         transition='rotation', num_layers=2),
     'linear': Model(LinearRecurrence, 'diagonal linear recurrence (complex), tanh read-out'),
+    'isometric-read-out': Model(partial(read_out, words=('mlp', 'input_rotation', 'state')),
+                                'mlp/input_rotation/state with a tanh read-out'),
     'mingru': Model(MinGRU, 'minGRU: a recurrence whose gate reads the token alone, tanh read-out'),
     'transformer': Model(partial(plain, partial(CausalTransformer, heads=2)),
                          "two layers of torch's transformer, causal", 4)}

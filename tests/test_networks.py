@@ -81,6 +81,15 @@ def test_each_layer_of_the_stacked_lstm_is_told_how_long_it_is():
     a, b = rnn.bias_ih_l0, rnn.bias_ih_l1
     assert not torch.equal(a, b) and torch.equal(b[:500], -b[500:1000])
 
+def test_a_read_out_reads_the_states_of_the_isometry():
+    net, x = find_model('isometric-read-out').make(3, 8, 15), torch.randn(15, 2, 3)
+    states, last = net.rnn(x)
+    out, h = net(x)
+    torch.testing.assert_close(out, torch.tanh(states @ net.out.weight.T + net.out.bias))
+    assert torch.equal(h, last) and torch.equal(net(x[8:], net(x[:8])[1])[1], net.rnn(x[8:], net.rnn(x[:8])[1])[1])
+    J = torch.autograd.functional.jacobian(lambda h: net(x[:, :1], h)[1].flatten(), torch.zeros(1, 1, 8))
+    torch.testing.assert_close(torch.linalg.svdvals(J.view(8, 8)), torch.ones(8))
+
 def test_a_word_of_ones_own(monkeypatch):
     monkeypatch.setitem(FACTORS['injection'], 'cubed', lambda N, D: nn.Sequential(nn.Linear(N, D), nn.Hardtanh()))
     assert find_model('cubed/rotation/none').make(3, 8, 9)(torch.randn(9, 2, 3))[0].shape == (9, 2, 8)
