@@ -82,3 +82,22 @@ def test_jumps_save_iterations_where_one_direction_is_slow():
     sol = solve_tokens(p, U[None], activation('tanh'), None, Solve(tol=1e-8, max_iter=1000), Tiles(newton=0))
     assert sol.converged.all() and sol.iterations.max() < 200
     torch.testing.assert_close(sol.z, torch.tanh(sol.z @ U.T + p), rtol=0, atol=1e-8)
+
+@pytest.mark.parametrize('phi', ('tanh', 'relu'))
+def test_a_jump_that_always_misses_does_no_harm(monkeypatch, phi):
+    "A jump is taken only where the change has fallen since the last one; without that condition, the control, most tokens never rest."
+    torch.manual_seed(0)
+    U = .5*torch.nn.init.orthogonal_(torch.empty(1, 8, 8, dtype=torch.float64))
+    p, how, taken = torch.randn(30, 8, dtype=torch.float64), Solve(tol=1e-6, max_iter=1000, on_failure='ignore'), []
+    right = solve_tokens(p, U, activation(phi), None, how)
+    def astray(always):
+        def jump(w, d, before, size, was, jumps):
+            taken.append(int(jumps.sum()))
+            return w + 3.*(jumps | always)[:, None]
+        return jump
+    monkeypatch.setattr('deq_irnn.tokens._ahead', astray(False))
+    sol = solve_tokens(p, U, activation(phi), None, how, Tiles(newton=0))
+    assert sol.converged.all() and sol.iterations.max() < 50 and sum(taken) >= 30
+    torch.testing.assert_close(sol.z, right.z, rtol=0, atol=1e-5)
+    monkeypatch.setattr('deq_irnn.tokens._ahead', astray(True))
+    assert solve_tokens(p, U, activation(phi), None, how, Tiles(newton=0)).converged.float().mean() < .5
