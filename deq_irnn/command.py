@@ -147,7 +147,9 @@ def run_folder(
     name:str|None=None,  # a name that was asked for
     resume:bool=False,   # go on with `name`, or with the latest of `base`
 ) -> Path:
-    "Where a run goes; `ValueError` if that exists and should not, or does not and should."
+    "Where a run goes; `ValueError` if that exists and should not, or does not and should, or is no name."
+    if name and (name == '..' or name != Path(name).name):
+        raise ValueError(f'--name must be the name of one folder, which lies in --out; got {name!r}')
     k = 1
     while numbered(out, base, k).exists(): k += 1
     if name: folder = out/name

@@ -80,7 +80,7 @@ def test_help_explains_every_option(here):
     for option in 'preset models task seeds epochs batch-size lr trial-epochs finalists clip tol hidden params widest device threads out name resume save no-plots strict list'.split(): assert f'--{option}' in text
     assert '130' in here('--help').stdout + text                          # exit codes
 
-@pytest.mark.parametrize('wrong, named', [(['--models', 'lstn'], 'lstn'), (['--seeds', '-1'], '-1'), (['--task', 'adding:size=3'], 'size'), (['--preset', 'all'], 'all'),
+@pytest.mark.parametrize('wrong, named', [(['--models', 'lstn'], 'lstn'), (['--seeds', '-1'], '-1'), (['--task', 'adding:size=3'], 'size'), (['--preset', 'all'], 'all'), (['--name', '../mine'], '../mine'), (['--name', '..'], '--name'),
                                           (['--device', 'tpu'], 'tpu'), (['--lr', 'fast'], 'fast'), (['--lr', '1e-3,0'], "'0'"), (['--seeds', '3-1'], '3-1'), (['--clip', '-1'], '-1'), (['--tol', '0'], "'0'"),
                                           (['--models', 'mlp/rotaton/state'], 'rotaton'), (['--colour', 'red'], '--colour')])
 def test_wrong_options_name_themselves(here, wrong, named, tmp_path):
