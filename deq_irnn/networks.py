@@ -177,11 +177,9 @@ def factorial(
     name:str,  # 'injection/transition/gate', or 'injection/transition/gate/layers'
 ) -> Model:
     "The network of three factors; `ValueError` for a word that is none of them, with those that there are."
-    *words, last = name.split('/')
-    stacked = len(words) == len(FACTORS) and last.isdecimal() and int(last) > 0
-    layers = int(last) if stacked else 1
-    if not stacked: words.append(last)
-    if len(words) != len(FACTORS):
+    words, layers = name.split('/'), 1
+    if len(words) > len(FACTORS) and words[-1].isdecimal(): layers = int(words.pop())
+    if len(words) != len(FACTORS) or layers < 1:
         raise ValueError(f'model {name!r} must be {"/".join(FACTORS)}, as in mlp/rotation/state, '
                          'or have a number of layers behind them, as in mlp/rotation/state/2')
     for (kind, known), word in zip(FACTORS.items(), words):
